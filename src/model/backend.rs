@@ -1,0 +1,74 @@
+//! A Service port that rules send to: its endpoints, the protocol they speak, and how requests are spread.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::ObjectName;
+use crate::balance::Policy;
+
+/// A port of a Service as an Ingress names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortRef {
+    Number(u16),
+    Name(Arc<str>),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Names a backend: `namespace/service:port`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    pub service: ObjectName,
+    pub port: PortRef,
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
+impl Serialize for BackendKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is spoken to the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Protocol {
+    Http1,
+    /// HTTP/2 in cleartext by prior knowledge (RFC 9113, 3.3).
+    H2c,
+    /// TLS, with HTTP/2 or HTTP/1.1 as ALPN decides. The endpoint's certificate is not verified: an Ingress has
+    /// no place for the name and the CA to verify against.
+    Tls,
+    /// TLS with HTTP/1.1 only, as WebSockets need it.
+    TlsHttp1,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    /// Requests in proportion to the sum of the backend's weights; at least 1.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Backend {
+    pub key: BackendKey,
+    pub protocol: Protocol,
+    pub policy: Policy,
+    /// Sorted by address, each address once. Empty: requests get 503.
+    pub endpoints: Vec<Endpoint>,
+}

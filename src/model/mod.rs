@@ -1,0 +1,54 @@
+//! What the operator's objects ask for, as plain values in the Gateway API's words. Nothing here knows
+//! Kubernetes, sockets or clocks; every value compares with `==`, so that "did anything change?" is a question
+//! about data. [`Snapshot`] is the whole of it: `translate` writes it, `Table` is compiled from it.
+
+mod backend;
+mod certificate;
+mod host;
+mod host_map;
+mod name;
+mod path;
+mod rule;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use backend::{Backend, BackendKey, Endpoint, PortRef, Protocol};
+pub use certificate::{Certificate, PrivateKey};
+pub use host::{Host, HostPattern, InvalidHost};
+pub use host_map::{HostMap, HostName};
+pub use name::ObjectName;
+pub use path::{NormalizedPath, PathError, normalize};
+pub use rule::{BackendRef, PathKind, PathMatch, Rule};
+
+/// The desired configuration: what every request and every handshake is decided by.
+///
+/// Each part stands behind its own `Arc`, so that two snapshots share what did not change and comparing them
+/// compares pointers first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Rules and certificate by host.
+    pub hosts: BTreeMap<HostPattern, Arc<Host>>,
+    /// Endpoints and how to reach them, for every Service port that a rule names.
+    pub backends: BTreeMap<BackendKey, Arc<Backend>>,
+    /// Certificate chains and keys, by the Secret they come from.
+    pub certificates: BTreeMap<ObjectName, Arc<Certificate>>,
+    /// The certificate for names that no host answers to; `None` is the self-signed one of the process.
+    pub default_certificate: Option<ObjectName>,
+}
+
+/// Which parts of a [`Snapshot`] are not what they were in the one before.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changed {
+    pub hosts: Vec<HostPattern>,
+    pub backends: Vec<BackendKey>,
+    pub certificates: Vec<ObjectName>,
+}
+
+impl Changed {
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.backends.is_empty() && self.certificates.is_empty()
+    }
+}

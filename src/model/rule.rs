@@ -1,0 +1,50 @@
+//! One rule of a host: what it matches and where it sends. Conditions beside the path, and filters, arrive as
+//! further fields.
+
+use serde::Serialize;
+
+use super::{BackendKey, ObjectName};
+
+/// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum PathKind {
+    /// The whole path, to the byte.
+    Exact,
+    /// By whole elements: `/foo` is a prefix of `/foo`, `/foo/` and `/foo/bar`, and not of `/foobar`.
+    Prefix,
+}
+
+/// A path to match, in the normal form of [`super::normalize`]. A prefix has no trailing slash, but for `/`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PathMatch {
+    pub kind: PathKind,
+    pub value: Box<str>,
+}
+
+impl PathMatch {
+    pub fn new(kind: PathKind, path: &str) -> Self {
+        let value = match (kind, path.trim_end_matches('/')) {
+            (PathKind::Exact, _) => path,
+            (PathKind::Prefix, "") => "/",
+            (PathKind::Prefix, trimmed) => trimmed,
+        };
+        Self { kind, value: value.into() }
+    }
+}
+
+/// A share of a rule's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendRef {
+    pub backend: BackendKey,
+    /// Requests in proportion to the sum of the rule's weights; 0 takes none.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rule {
+    /// The object that asked for it: `namespace/name` of an Ingress. Metrics and logs name the route so.
+    pub source: ObjectName,
+    /// `None` takes what no other rule of the host matched (an Ingress's `defaultBackend`).
+    pub path: Option<PathMatch>,
+    pub backends: Vec<BackendRef>,
+}

@@ -1,0 +1,40 @@
+//! Finds the rule for a host and a path. Compiled once from a host's rules, shared between tables as long as
+//! they don't change, and read without a lock. What a rule leads to, `R`, is the table's affair.
+//!
+//! Precedence: exact host, then wildcard, then rules without a host; there is no way back from a host that has
+//! rules to a less exact one. Within a host: the longest path, then Exact before Prefix, then the default.
+
+mod path;
+
+use std::sync::Arc;
+
+pub use path::Paths;
+
+use crate::model::{Host, HostMap, Rule};
+
+/// The compiled rules of one host.
+#[derive(Debug)]
+pub struct HostRoutes<R> {
+    routes: Vec<R>,
+    paths: Paths,
+}
+
+impl<R> HostRoutes<R> {
+    /// Compiles the rules of a host, in their order; `route` makes what each leads to.
+    pub fn new(host: &Host, route: impl Fn(&Rule) -> R) -> Self {
+        let paths = Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
+        Self { routes: host.rules.iter().map(route).collect(), paths }
+    }
+
+    /// The route of a path in normal form.
+    pub fn find(&self, path: &str) -> Option<&R> {
+        self.paths.find(path).map(|index| &self.routes[index])
+    }
+
+    pub fn routes(&self) -> &[R] {
+        &self.routes
+    }
+}
+
+/// All hosts that have rules.
+pub type Routes<R> = HostMap<Arc<HostRoutes<R>>>;

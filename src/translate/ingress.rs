@@ -1,0 +1,276 @@
+//! An Ingress, taken apart: rules by host, TLS blocks, the backends it names, and what is wrong with it. Then
+//! one host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a
+//! Problem.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::{BackendSpec, Ingress, IngressPath, Resources};
+use crate::model::{
+    BackendKey, BackendRef, Host, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
+};
+
+/// One Ingress of ours, ready to be merged with others.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Parts {
+    pub(super) name: ObjectName,
+    pub(super) created: Option<i64>,
+    rules: Vec<(HostPattern, Located)>,
+    tls: Vec<Tls>,
+    /// Each backend, and the first field that names it.
+    pub(super) backends: BTreeMap<BackendKey, String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// A rule and the field it stands in.
+#[derive(Debug, Clone, PartialEq)]
+struct Located {
+    rule: Rule,
+    field: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Tls {
+    /// Empty: the hosts that the certificate names.
+    hosts: Vec<HostPattern>,
+    secret: ObjectName,
+    field: String,
+}
+
+impl Parts {
+    pub(super) fn new(ingress: &Ingress) -> Self {
+        let mut parts = Self {
+            name: ingress.name.clone(),
+            created: ingress.created,
+            rules: Vec::new(),
+            tls: Vec::new(),
+            backends: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        for (index, rule) in ingress.rules.iter().enumerate() {
+            let field = format!("spec.rules[{index}]");
+            let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
+            for (index, path) in rule.paths.iter().enumerate() {
+                parts.path(&host, path, format!("{field}.http.paths[{index}]"));
+            }
+            // A rule without paths sends everything to the default backend (Ingress v1, HTTPIngressRuleValue).
+            if rule.paths.is_empty() && ingress.default_backend.is_none() {
+                let what = "the rule has no path and the Ingress no defaultBackend";
+                parts.problem(format!("{field}.http"), what, "add a path with a backend");
+            }
+        }
+        if let Some(backend) = &ingress.default_backend {
+            parts.default_backend(ingress, backend);
+        } else if ingress.rules.is_empty() {
+            parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
+        }
+        parts.read_tls(ingress);
+        parts
+    }
+
+    /// The hosts that depend on this Ingress.
+    pub(super) fn hosts(&self) -> BTreeSet<HostPattern> {
+        let tls = self.tls.iter().flat_map(|tls| &tls.hosts);
+        self.rules.iter().map(|(host, _)| host).chain(tls).cloned().collect()
+    }
+
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
+        self.tls.iter().map(|tls| &tls.secret)
+    }
+
+    /// Oldest first; what has no age is oldest.
+    pub(super) fn age(&self) -> (Option<i64>, &ObjectName) {
+        (self.created, &self.name)
+    }
+
+    fn problem(&mut self, field: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
+        self.problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &self.name), field, what, fix));
+    }
+
+    fn host(&mut self, text: &str, field: String) -> Option<HostPattern> {
+        match HostPattern::parse(text) {
+            Ok(host) => Some(host),
+            Err(InvalidHost { what, fix }) => {
+                self.problem(field, what, fix);
+                None
+            }
+        }
+    }
+
+    fn path(&mut self, host: &HostPattern, path: &IngressPath, field: String) {
+        let Some(matched) = self.path_match(path, &field) else { return };
+        let Some(backend) = self.backend(&path.backend, format!("{field}.backend")) else { return };
+        self.rule(host.clone(), Some(matched), backend, field);
+    }
+
+    fn path_match(&mut self, path: &IngressPath, field: &str) -> Option<PathMatch> {
+        let kind = match path.path_type.as_str() {
+            "Exact" => PathKind::Exact,
+            "Prefix" | "ImplementationSpecific" => PathKind::Prefix,
+            other => {
+                let what = format!("pathType `{other}` is unknown");
+                self.problem(format!("{field}.pathType"), what, "write Exact, Prefix or ImplementationSpecific");
+                return None;
+            }
+        };
+        let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        match normalize(text) {
+            Ok(path) => Some(PathMatch::new(kind, &path.matched)),
+            Err(error) => {
+                self.problem(format!("{field}.path"), format!("`{text}`: {error}"), "write the plain path, as /a/b");
+                None
+            }
+        }
+    }
+
+    fn backend(&mut self, backend: &BackendSpec, field: String) -> Option<BackendKey> {
+        match backend {
+            BackendSpec::Service { name, port } => {
+                let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
+                let key = BackendKey { service, port: port.clone() };
+                self.backends.entry(key.clone()).or_insert(field);
+                Some(key)
+            }
+            BackendSpec::Unusable { field: inner, what } => {
+                self.problem(format!("{field}.{inner}"), what, "name a Service and one of its ports");
+                None
+            }
+        }
+    }
+
+    /// The default backend takes what is left over of each host that the Ingress names, and of all hosts that
+    /// nobody names.
+    fn default_backend(&mut self, ingress: &Ingress, backend: &BackendSpec) {
+        let field = "spec.defaultBackend";
+        let Some(key) = self.backend(backend, field.to_owned()) else { return };
+        let mut hosts: BTreeSet<HostPattern> =
+            ingress.rules.iter().filter_map(|rule| HostPattern::parse(&rule.host).ok()).collect();
+        hosts.insert(HostPattern::Any);
+        for host in hosts {
+            self.rule(host, None, key.clone(), field.to_owned());
+        }
+    }
+
+    fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: BackendKey, field: String) {
+        let backends = vec![BackendRef { backend, weight: 1 }];
+        self.rules.push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field }));
+    }
+
+    fn read_tls(&mut self, ingress: &Ingress) {
+        for (index, tls) in ingress.tls.iter().enumerate() {
+            let field = format!("spec.tls[{index}]");
+            let hosts: Vec<_> = tls
+                .hosts
+                .iter()
+                .enumerate()
+                .filter_map(|(index, host)| self.host(host, format!("{field}.hosts[{index}]")))
+                .collect();
+            // Without a secretName TLS ends with the default certificate, which needs nothing of us; with
+            // hosts of which none can be read, the block must not spread to other hosts.
+            let Some(secret) = &tls.secret else { continue };
+            if hosts.is_empty() && !tls.hosts.is_empty() {
+                continue;
+            }
+            let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.as_str().into() };
+            self.tls.push(Tls { hosts, secret, field: format!("{field}.secretName") });
+        }
+    }
+}
+
+/// One host, from the Ingresses that name it, oldest first.
+pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Resources) -> (Host, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
+    for parts in ingresses {
+        for (_, located) in parts.rules.iter().filter(|(host, _)| host == pattern) {
+            if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
+                problems.extend(conflict(pattern, parts, located, winner));
+            } else {
+                winners.insert(located.rule.path.as_ref(), &located.rule);
+                rules.push(located.rule.clone());
+            }
+        }
+    }
+    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    (Host { pattern: pattern.clone(), rules, certificate }, problems)
+}
+
+fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
+    // A rule that says the same thing twice does no harm.
+    if *winner == located.rule {
+        return None;
+    }
+    let object = ObjectRef::new(Kind::Ingress, &parts.name);
+    let what = match &located.rule.path {
+        Some(PathMatch { kind, value }) => {
+            format!("{kind:?} path `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
+        }
+        None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
+    };
+    let fix = if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
+    Some(Problem::new(object, located.field.clone(), what, fix))
+}
+
+/// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it.
+fn certificate(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    resources: &Resources,
+    problems: &mut Vec<Problem>,
+) -> Option<ObjectName> {
+    let usable = |secret: &ObjectName| resources.secrets.get(secret).and_then(|secret| secret.certificate.as_ref());
+    let mut listed: Option<(&Parts, &Tls)> = None;
+    for parts in ingresses {
+        for tls in parts.tls.iter().filter(|tls| tls.hosts.contains(pattern)) {
+            match listed {
+                None => listed = Some((parts, tls)),
+                Some((winner, first)) if first.secret != tls.secret => {
+                    let object = ObjectRef::new(Kind::Ingress, &parts.name);
+                    let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
+                    let fix = "name the same Secret, or list the host once; the older one wins";
+                    problems.push(Problem::new(object, tls.field.clone(), what, fix));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if let Some((_, tls)) = listed
+        && usable(&tls.secret).is_some()
+    {
+        return Some(tls.secret.clone());
+    }
+    let by_wildcard = |tls: &&Tls| match pattern {
+        HostPattern::Exact(name) => name.split_once('.').is_some_and(|(_, rest)| tls.hosts.contains(&HostPattern::Wildcard(rest.into()))),
+        HostPattern::Wildcard(_) | HostPattern::Any => false,
+    };
+    let by_names = |tls: &&Tls| {
+        tls.hosts.is_empty()
+            && usable(&tls.secret).is_some_and(|certificate| match pattern {
+                HostPattern::Exact(name) => certificate.covers(name),
+                HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
+                HostPattern::Any => true,
+            })
+    };
+    let all = || ingresses.iter().flat_map(|parts| &parts.tls);
+    let found = all().find(|tls| by_wildcard(tls) && usable(&tls.secret).is_some()).or_else(|| all().find(by_names));
+    found.map(|tls| tls.secret.clone())
+}
+
+/// What is wrong with the Secrets that an Ingress names.
+pub(super) fn secret_problems(parts: &Parts, resources: &Resources) -> Vec<Problem> {
+    let problem = |tls: &Tls| {
+        let object = ObjectRef::new(Kind::Ingress, &parts.name);
+        let Some(secret) = resources.secrets.get(&tls.secret) else {
+            let what = format!("there is no Secret {} of type kubernetes.io/tls", tls.secret);
+            let fix = "create it; the default certificate is served meanwhile";
+            return Some(Problem::new(object, tls.field.clone(), what, fix));
+        };
+        if secret.certificate.is_none() {
+            let what = format!("Secret {} is broken", tls.secret);
+            return Some(Problem::new(object, tls.field.clone(), what, "mend it; the default certificate is served meanwhile"));
+        }
+        None
+    };
+    parts.tls.iter().filter_map(problem).collect()
+}

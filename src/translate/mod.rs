@@ -1,0 +1,279 @@
+//! From Kubernetes objects to a [`Snapshot`]: pure, total, and at the cost of what changed. Translation never
+//! fails and never awaits; what is wrong in an object becomes a [`Problem`] and stops nothing else.
+//!
+//! A [`Translator`] keeps the parts it has made: one per Ingress, per backend and per host. A change makes the
+//! parts again that depend on it, and no others; from nothing or step by step, the result is the same (held by
+//! a property test).
+
+mod class;
+mod ingress;
+mod problem;
+mod resources;
+mod secret;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use problem::{Kind, ObjectRef, Problem};
+pub use resources::{Dirty, Object, Resources};
+
+use crate::balance::Policy;
+use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
+use ingress::Parts;
+
+/// What the operator decides for all objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Controller name of our IngressClasses.
+    pub controller: String,
+    /// Class that is ours by its name alone.
+    pub class: String,
+    /// Take Ingresses without a class, whatever classes there are.
+    pub without_class: bool,
+    /// Take Ingresses without a class as long as there is no IngressClass at all (a folder of manifests).
+    pub without_any_class: bool,
+    pub allow_external_names: bool,
+    pub policy: Policy,
+    pub default_certificate: Option<ObjectName>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            controller: "portunus.dev/ingress-controller".to_owned(),
+            class: "portunus".to_owned(),
+            without_class: false,
+            without_any_class: true,
+            allow_external_names: false,
+            policy: Policy::default(),
+            default_certificate: None,
+        }
+    }
+}
+
+/// A translation from nothing, as `check` and tests want it.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Translation {
+    pub snapshot: Snapshot,
+    pub problems: Vec<Problem>,
+}
+
+/// Translates everything at once.
+pub fn translate(resources: &mut Resources, settings: &Settings) -> Translation {
+    let mut translator = Translator::new(settings.clone());
+    translator.update(resources);
+    Translation { problems: translator.problems(), snapshot: translator.snapshot }
+}
+
+#[derive(Debug)]
+pub struct Translator {
+    settings: Settings,
+    ingresses: BTreeMap<ObjectName, Parts>,
+    by_host: BTreeMap<HostPattern, BTreeSet<ObjectName>>,
+    by_backend: BTreeMap<BackendKey, BTreeSet<ObjectName>>,
+    by_secret: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    snapshot: Snapshot,
+    host_problems: BTreeMap<HostPattern, Vec<Problem>>,
+    backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
+    secret_problems: BTreeMap<ObjectName, Vec<Problem>>,
+}
+
+/// What must be made again.
+#[derive(Default)]
+struct Work {
+    hosts: BTreeSet<HostPattern>,
+    backends: BTreeSet<BackendKey>,
+    secrets: BTreeSet<ObjectName>,
+}
+
+impl Translator {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ingresses: BTreeMap::new(),
+            by_host: BTreeMap::new(),
+            by_backend: BTreeMap::new(),
+            by_secret: BTreeMap::new(),
+            snapshot: Snapshot::default(),
+            host_problems: BTreeMap::new(),
+            backend_problems: BTreeMap::new(),
+            secret_problems: BTreeMap::new(),
+        }
+    }
+
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Takes up what changed in `resources` and says which parts of the snapshot are different now.
+    pub fn update(&mut self, resources: &mut Resources) -> Changed {
+        let dirty = resources.take_dirty();
+        let mut work = Work::default();
+        for name in self.dirty_ingresses(&dirty, resources) {
+            self.update_ingress(&name, resources, &mut work);
+        }
+        for service in &dirty.services {
+            let keys = self.by_backend.range(first_key(service)..).map(|(key, _)| key);
+            work.backends.extend(keys.take_while(|key| key.service == *service).cloned());
+        }
+        let dirty_secrets = dirty.secrets.iter().filter(|name| self.is_wanted(name));
+        work.secrets.extend(dirty_secrets.cloned());
+        // A Secret decides which certificate a host gets, by whether it is usable and by the names in it.
+        for ingress in work.secrets.iter().filter_map(|name| self.by_secret.get(name)).flatten() {
+            work.hosts.extend(self.ingresses[ingress].hosts());
+        }
+        Changed {
+            backends: work.backends.into_iter().filter(|key| self.make_backend(key, resources)).collect(),
+            hosts: work.hosts.into_iter().filter(|host| self.make_host(host, resources)).collect(),
+            certificates: work.secrets.into_iter().filter(|name| self.make_certificate(name, resources)).collect(),
+        }
+    }
+
+    /// Everything that is wrong, in the order of objects and fields.
+    pub fn problems(&self) -> Vec<Problem> {
+        let of_ingresses = self.ingresses.values().flat_map(|parts| &parts.problems);
+        let of_hosts = self.host_problems.values().flatten();
+        let of_backends = self.backend_problems.values().flatten();
+        let of_secrets = self.secret_problems.values().flatten();
+        let default = self.settings.default_certificate.as_ref().filter(|_| self.snapshot.default_certificate.is_none());
+        let no_default = default.map(|name| {
+            let what = "the default certificate is missing or broken";
+            Problem::new(ObjectRef::new(Kind::Secret, name), "data", what, "create it; a self-signed one is served meanwhile")
+        });
+        let all = of_ingresses.chain(of_hosts).chain(of_backends).chain(of_secrets).chain(&no_default);
+        all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Host names that Services of type ExternalName want resolved.
+    pub fn external_names(&self, resources: &Resources) -> BTreeSet<String> {
+        if !self.settings.allow_external_names {
+            return BTreeSet::new();
+        }
+        let services = self.by_backend.keys().filter_map(|key| resources.services.get(&key.service));
+        services.filter_map(|service| service.external_name.clone()).collect()
+    }
+
+    fn dirty_ingresses(&self, dirty: &Dirty, resources: &Resources) -> BTreeSet<ObjectName> {
+        if dirty.classes {
+            return self.ingresses.keys().chain(resources.ingresses.keys()).cloned().collect();
+        }
+        dirty.ingresses.clone()
+    }
+
+    fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
+        let ours = |ingress: &&resources::Ingress| class::is_ours(ingress, resources, &self.settings);
+        let parts = resources.ingresses.get(name).filter(ours).map(Parts::new);
+        if self.ingresses.get(name) == parts.as_ref() {
+            return;
+        }
+        if let Some(old) = self.ingresses.remove(name) {
+            self.index(&old, work, |set, name| drop(set.remove(name)));
+        }
+        if let Some(new) = parts {
+            self.index(&new, work, |set, name| drop(set.insert(name.clone())));
+            self.ingresses.insert(name.clone(), new);
+        }
+    }
+
+    /// Enters the Ingress under all that depends on it, or takes it out.
+    fn index(&mut self, parts: &Parts, work: &mut Work, change: fn(&mut BTreeSet<ObjectName>, &ObjectName)) {
+        for host in parts.hosts() {
+            change(self.by_host.entry(host.clone()).or_default(), &parts.name);
+            work.hosts.insert(host);
+        }
+        for key in parts.backends.keys() {
+            change(self.by_backend.entry(key.clone()).or_default(), &parts.name);
+            work.backends.insert(key.clone());
+        }
+        for secret in parts.secrets() {
+            change(self.by_secret.entry(secret.clone()).or_default(), &parts.name);
+            work.secrets.insert(secret.clone());
+        }
+    }
+
+    fn is_wanted(&self, secret: &ObjectName) -> bool {
+        self.by_secret.contains_key(secret) || self.settings.default_certificate.as_ref() == Some(secret)
+    }
+
+    fn make_backend(&mut self, key: &BackendKey, resources: &Resources) -> bool {
+        let names = self.by_backend.get(key).filter(|names| !names.is_empty());
+        let Some(names) = names else {
+            self.by_backend.remove(key);
+            self.backend_problems.remove(key);
+            return self.snapshot.backends.remove(key).is_some();
+        };
+        let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].backends[key].as_str());
+        let referrers: Vec<_> = names.iter().map(referrer).collect();
+        let (backend, problems) = service::backend(key, &referrers, resources, &self.settings);
+        keep(&mut self.backend_problems, key, problems);
+        put(&mut self.snapshot.backends, key, backend)
+    }
+
+    fn make_host(&mut self, pattern: &HostPattern, resources: &Resources) -> bool {
+        let names = self.by_host.get(pattern).filter(|names| !names.is_empty());
+        let Some(names) = names else {
+            self.by_host.remove(pattern);
+            self.host_problems.remove(pattern);
+            return self.snapshot.hosts.remove(pattern).is_some();
+        };
+        let mut ingresses: Vec<&Parts> = names.iter().map(|name| &self.ingresses[name]).collect();
+        ingresses.sort_by_key(|parts| parts.age());
+        let (host, problems) = ingress::merge(pattern, &ingresses, resources);
+        keep(&mut self.host_problems, pattern, problems);
+        put(&mut self.snapshot.hosts, pattern, host)
+    }
+
+    fn make_certificate(&mut self, name: &ObjectName, resources: &Resources) -> bool {
+        if self.by_secret.get(name).is_some_and(BTreeSet::is_empty) {
+            self.by_secret.remove(name);
+        }
+        let secret = resources.secrets.get(name).filter(|_| self.is_wanted(name));
+        let mut problems = Vec::new();
+        if let Some(invalid) = secret.and_then(|secret| secret.invalid.as_ref()) {
+            let object = ObjectRef::new(Kind::Secret, name);
+            problems.push(Problem::new(object, invalid.field, invalid.what.clone(), invalid.fix));
+        }
+        let referrers = self.by_secret.get(name).into_iter().flatten();
+        problems.extend(referrers.flat_map(|ingress| ingress::secret_problems(&self.ingresses[ingress], resources)));
+        keep(&mut self.secret_problems, name, problems);
+
+        let certificate = secret.and_then(|secret| secret.certificate.clone());
+        let default = self.settings.default_certificate.as_ref() == Some(name);
+        if default {
+            self.snapshot.default_certificate = certificate.is_some().then(|| name.clone());
+        }
+        match certificate {
+            Some(certificate) if self.snapshot.certificates.get(name) == Some(&certificate) => false,
+            Some(certificate) => {
+                self.snapshot.certificates.insert(name.clone(), certificate);
+                true
+            }
+            None => self.snapshot.certificates.remove(name).is_some(),
+        }
+    }
+}
+
+/// Sorts before every key of the service.
+fn first_key(service: &ObjectName) -> BackendKey {
+    BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0) }
+}
+
+fn keep<K: Ord + Clone>(all: &mut BTreeMap<K, Vec<Problem>>, key: &K, problems: Vec<Problem>) {
+    if problems.is_empty() {
+        all.remove(key);
+    } else {
+        all.insert(key.clone(), problems);
+    }
+}
+
+/// Puts the part into the snapshot and says whether it is another one.
+fn put<K: Ord + Clone, V: PartialEq>(all: &mut BTreeMap<K, Arc<V>>, key: &K, part: V) -> bool {
+    if all.get(key).is_some_and(|old| **old == part) {
+        return false;
+    }
+    all.insert(key.clone(), Arc::new(part));
+    true
+}

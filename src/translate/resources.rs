@@ -1,0 +1,387 @@
+//! The objects that translation reads, as small values of our own. Each Kubernetes object becomes one at the
+//! border, by `From`, and is dropped there; [`Resources`] holds them and notes what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::problem::{Kind, ObjectRef};
+use super::secret::{self, InvalidSecret};
+use crate::model::{Certificate, ObjectName, PortRef};
+
+const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ingress {
+    pub name: ObjectName,
+    /// Seconds since the epoch; `None` (a manifest that was never applied) counts as oldest.
+    pub created: Option<i64>,
+    pub class: Option<String>,
+    pub legacy_class: Option<String>,
+    pub default_backend: Option<BackendSpec>,
+    pub rules: Vec<IngressRule>,
+    pub tls: Vec<IngressTls>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IngressRule {
+    pub host: String,
+    pub paths: Vec<IngressPath>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IngressPath {
+    pub path: Option<String>,
+    /// `Exact`, `Prefix` or `ImplementationSpecific`, as written.
+    pub path_type: String,
+    pub backend: BackendSpec,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum BackendSpec {
+    Service { name: String, port: PortRef },
+    /// `resource`, or neither a service nor a port: what is wrong with it.
+    Unusable { field: &'static str, what: String },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IngressTls {
+    pub hosts: Vec<String>,
+    pub secret: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IngressClass {
+    pub controller: String,
+    pub default: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    pub name: ObjectName,
+    pub external_name: Option<String>,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServicePort {
+    pub name: String,
+    pub port: u16,
+    /// The number to use where a slice leaves it open.
+    pub target: u16,
+    pub app_protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointSlice {
+    pub name: ObjectName,
+    pub service: String,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlicePort {
+    pub name: String,
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SliceEndpoint {
+    pub addresses: Vec<String>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+/// A Secret of type `kubernetes.io/tls`, read when it arrives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Secret {
+    /// What is served: the certificate, or the last good one if what arrived is broken.
+    pub certificate: Option<Arc<Certificate>>,
+    pub invalid: Option<InvalidSecret>,
+}
+
+/// One object that a provider has seen, on its way into [`Resources`].
+#[derive(Debug, Clone)]
+pub enum Object {
+    Ingress(Ingress),
+    IngressClass(ObjectName, IngressClass),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Secret(ObjectName, Result<Certificate, InvalidSecret>),
+}
+
+/// What changed since translation last looked.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub(super) classes: bool,
+    pub(super) ingresses: BTreeSet<ObjectName>,
+    pub(super) services: BTreeSet<ObjectName>,
+    pub(super) secrets: BTreeSet<ObjectName>,
+}
+
+/// All objects that there are.
+#[derive(Debug, Default)]
+pub struct Resources {
+    pub(super) ingresses: BTreeMap<ObjectName, Ingress>,
+    pub(super) classes: BTreeMap<ObjectName, IngressClass>,
+    pub(super) services: BTreeMap<ObjectName, Service>,
+    /// By Service, then by the slice's own name.
+    pub(super) slices: BTreeMap<ObjectName, BTreeMap<ObjectName, EndpointSlice>>,
+    slice_services: BTreeMap<ObjectName, ObjectName>,
+    pub(super) secrets: BTreeMap<ObjectName, Secret>,
+    /// Addresses of external names, by name.
+    pub(super) resolved: BTreeMap<String, Vec<IpAddr>>,
+    dirty: Dirty,
+}
+
+impl Resources {
+    /// Adds the object or replaces the one of its name.
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Ingress(ingress) => {
+                self.dirty.ingresses.insert(ingress.name.clone());
+                self.ingresses.insert(ingress.name.clone(), ingress);
+            }
+            Object::IngressClass(name, class) => {
+                self.dirty.classes |= self.classes.get(&name) != Some(&class);
+                self.classes.insert(name, class);
+            }
+            Object::Service(service) => {
+                self.dirty.services.insert(service.name.clone());
+                self.services.insert(service.name.clone(), service);
+            }
+            Object::EndpointSlice(slice) => self.apply_slice(slice),
+            Object::Secret(name, read) => self.apply_secret(name, read),
+        }
+    }
+
+    pub fn remove(&mut self, object: &ObjectRef) {
+        let name = &object.name;
+        match object.kind {
+            Kind::Ingress => {
+                self.dirty.ingresses.insert(name.clone());
+                self.ingresses.remove(name);
+            }
+            Kind::IngressClass => self.dirty.classes |= self.classes.remove(name).is_some(),
+            Kind::Service => {
+                self.dirty.services.insert(name.clone());
+                self.services.remove(name);
+            }
+            Kind::EndpointSlice => self.remove_slice(name),
+            Kind::Secret => {
+                self.dirty.secrets.insert(name.clone());
+                self.secrets.remove(name);
+            }
+        }
+    }
+
+    /// Sets what an external name resolves to.
+    pub fn resolve(&mut self, name: &str, addresses: Vec<IpAddr>) {
+        if self.resolved.get(name) == Some(&addresses) {
+            return;
+        }
+        self.resolved.insert(name.to_owned(), addresses);
+        let named = |service: &&Service| service.external_name.as_deref() == Some(name);
+        self.dirty.services.extend(self.services.values().filter(named).map(|service| service.name.clone()));
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice) {
+        self.remove_slice(&slice.name);
+        let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.as_str().into() };
+        self.dirty.services.insert(service.clone());
+        self.slice_services.insert(slice.name.clone(), service.clone());
+        self.slices.entry(service).or_default().insert(slice.name.clone(), slice);
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.slice_services.remove(name) else { return };
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+        self.dirty.services.insert(service);
+    }
+
+    /// A broken Secret takes nothing out of service: the certificate that was there stays.
+    fn apply_secret(&mut self, name: ObjectName, read: Result<Certificate, InvalidSecret>) {
+        let before = self.secrets.get(&name).and_then(|secret| secret.certificate.clone());
+        let secret = match read {
+            Ok(certificate) => Secret { certificate: Some(Arc::new(certificate)), invalid: None },
+            Err(mut invalid) => {
+                // An expired certificate is told apart by clients; the self-signed default only confuses them.
+                let expired = invalid.expired.take().map(|certificate| Arc::new(*certificate));
+                Secret { certificate: before.or(expired), invalid: Some(invalid) }
+            }
+        };
+        self.dirty.secrets.insert(name.clone());
+        self.secrets.insert(name, secret);
+    }
+}
+
+/// Metadata's name; objects without a namespace are in `default`, as `kubectl` has it.
+fn name(metadata: &ObjectMeta) -> ObjectName {
+    ObjectName::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
+}
+
+fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
+    metadata.annotations.as_ref()?.get(key).cloned()
+}
+
+impl From<networking::Ingress> for Object {
+    fn from(object: networking::Ingress) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let rule = |rule: networking::IngressRule| IngressRule {
+            host: rule.host.unwrap_or_default(),
+            paths: rule.http.map(|http| http.paths).unwrap_or_default().into_iter().map(Into::into).collect(),
+        };
+        let tls = |tls: networking::IngressTLS| IngressTls {
+            hosts: tls.hosts.unwrap_or_default(),
+            secret: tls.secret_name.filter(|name| !name.is_empty()),
+        };
+        Self::Ingress(Ingress {
+            name: name(&object.metadata),
+            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+            class: spec.ingress_class_name,
+            legacy_class: annotation(&object.metadata, LEGACY_CLASS),
+            default_backend: spec.default_backend.map(Into::into),
+            rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
+            tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),
+        })
+    }
+}
+
+impl From<networking::HTTPIngressPath> for IngressPath {
+    fn from(path: networking::HTTPIngressPath) -> Self {
+        Self { path: path.path, path_type: path.path_type, backend: path.backend.into() }
+    }
+}
+
+impl From<networking::IngressBackend> for BackendSpec {
+    fn from(backend: networking::IngressBackend) -> Self {
+        let unusable = |field, what: String| Self::Unusable { field, what };
+        if let Some(resource) = backend.resource {
+            let what = format!("a backend of kind {} can't be sent requests", resource.kind);
+            return unusable("resource", what);
+        }
+        let Some(service) = backend.service else {
+            return unusable("service", "the backend names no Service".to_owned());
+        };
+        let port = service.port.unwrap_or_default();
+        match (port.name.filter(|name| !name.is_empty()), port.number) {
+            (Some(port), _) => Self::Service { name: service.name, port: PortRef::Name(port.into()) },
+            (None, Some(number)) => match port_number(number) {
+                Some(port) => Self::Service { name: service.name, port: PortRef::Number(port) },
+                None => unusable("service.port.number", format!("{number} is no port number")),
+            },
+            (None, None) => unusable("service.port", "the backend names no port".to_owned()),
+        }
+    }
+}
+
+impl From<networking::IngressClass> for Object {
+    fn from(object: networking::IngressClass) -> Self {
+        let default = annotation(&object.metadata, DEFAULT_CLASS).as_deref() == Some("true");
+        let controller = object.spec.and_then(|spec| spec.controller).unwrap_or_default();
+        let name = ObjectName::new("", object.metadata.name.as_deref().unwrap_or_default());
+        Self::IngressClass(name, IngressClass { controller, default })
+    }
+}
+
+impl From<core::Service> for Object {
+    fn from(object: core::Service) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let port = |port: core::ServicePort| {
+            let number = port_number(port.port)?;
+            let target = match port.target_port {
+                Some(IntOrString::Int(target)) => port_number(target).unwrap_or(number),
+                Some(IntOrString::String(_)) | None => number,
+            };
+            let tcp = matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
+            tcp.then(|| ServicePort {
+                name: port.name.unwrap_or_default(),
+                port: number,
+                target,
+                app_protocol: port.app_protocol,
+            })
+        };
+        let external = spec.type_.as_deref() == Some("ExternalName");
+        Self::Service(Service {
+            name: name(&object.metadata),
+            external_name: external.then(|| spec.external_name.unwrap_or_default()),
+            ports: spec.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+        })
+    }
+}
+
+impl From<discovery::EndpointSlice> for Object {
+    fn from(object: discovery::EndpointSlice) -> Self {
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let endpoint = |endpoint: discovery::Endpoint| {
+            let conditions = endpoint.conditions.unwrap_or_default();
+            // KEP-1672: unknown means ready and serving, and not terminating.
+            SliceEndpoint {
+                addresses: endpoint.addresses,
+                ready: conditions.ready.unwrap_or(true),
+                serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+                terminating: conditions.terminating.unwrap_or(false),
+            }
+        };
+        let port = |port: discovery::EndpointPort| SlicePort {
+            name: port.name.unwrap_or_default(),
+            port: port.port.and_then(port_number),
+        };
+        Self::EndpointSlice(EndpointSlice {
+            name: name(&object.metadata),
+            service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
+            ports: object.ports.unwrap_or_default().into_iter().map(port).collect(),
+            endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+        })
+    }
+}
+
+impl Object {
+    /// A Secret, if it is of type `kubernetes.io/tls`; no other is looked into. `now` is in seconds since the
+    /// epoch.
+    pub fn from_secret(object: core::Secret, now: i64) -> Option<Self> {
+        if object.type_.as_deref() != Some("kubernetes.io/tls") {
+            return None;
+        }
+        let mut data = object.data.unwrap_or_default();
+        for (key, value) in object.string_data.unwrap_or_default() {
+            data.insert(key, k8s_openapi::ByteString(value.into_bytes()));
+        }
+        let part = |key: &str| data.get(key).map(|value| value.0.as_slice());
+        Some(Self::Secret(name(&object.metadata), secret::read(part("tls.crt"), part("tls.key"), now)))
+    }
+
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Ingress(ingress) => ObjectRef::new(Kind::Ingress, &ingress.name),
+            Self::IngressClass(name, _) => ObjectRef::new(Kind::IngressClass, name),
+            Self::Service(service) => ObjectRef::new(Kind::Service, &service.name),
+            Self::EndpointSlice(slice) => ObjectRef::new(Kind::EndpointSlice, &slice.name),
+            Self::Secret(name, _) => ObjectRef::new(Kind::Secret, name),
+        }
+    }
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}

@@ -1,0 +1,126 @@
+//! A certificate chain and its key out of a `kubernetes.io/tls` Secret: PEM, a key that belongs to the leaf,
+//! and a leaf that is valid now. What fails here never reaches a handshake.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::model::{Certificate, PrivateKey};
+
+/// Why a Secret can't be served. Says nothing about the key beyond its shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InvalidSecret {
+    pub field: &'static str,
+    pub what: String,
+    pub fix: &'static str,
+    /// What to serve if there never was a good one: a certificate whose only fault is its date.
+    pub expired: Option<Box<Certificate>>,
+}
+
+const CERTIFICATE: &str = "data[tls.crt]";
+const KEY: &str = "data[tls.key]";
+
+/// Reads and checks both halves. `now` is in seconds since the epoch.
+pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<Certificate, InvalidSecret> {
+    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix, expired: None };
+    let missing = |field| invalid(field, "is missing".to_owned(), "add it, base64-encoded PEM");
+    let chain_pem = certificate.ok_or_else(|| missing(CERTIFICATE))?;
+    let key_pem = key.ok_or_else(|| missing(KEY))?;
+
+    let chain = CertificateDer::pem_slice_iter(chain_pem)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+        .filter(|chain| !chain.is_empty())
+        .ok_or_else(|| invalid(CERTIFICATE, "has no PEM certificate".to_owned(), "put the chain there, leaf first"))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem)
+        .map_err(|_| invalid(KEY, "has no PEM private key".to_owned(), "put the key there, unencrypted"))?;
+    let signer = default_provider()
+        .key_provider
+        .load_private_key(key.clone_key())
+        .map_err(|_| invalid(KEY, "is no key that TLS can use".to_owned(), "use RSA (2048 bit or more), ECDSA or Ed25519"))?;
+    match CertifiedKey::new(chain.clone(), signer).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            return Err(invalid(KEY, "does not belong to the certificate".to_owned(), "store the key that the certificate was issued for"));
+        }
+        Err(error) => return Err(invalid(CERTIFICATE, format!("can't be used: {error}"), "store a valid X.509 certificate")),
+    }
+    let mut certificate = leaf(&chain[0])
+        .ok_or_else(|| invalid(CERTIFICATE, "is no X.509 certificate".to_owned(), "store a valid X.509 certificate"))?;
+    certificate.chain = chain.iter().map(|part| part.to_vec()).collect();
+    certificate.key = PrivateKey(Arc::from(key.secret_der()));
+    if certificate.not_after < now {
+        let what = format!("expired {} days ago", (now - certificate.not_after) / 86_400);
+        let fix = "renew the certificate";
+        return Err(InvalidSecret { field: CERTIFICATE, what, fix, expired: Some(Box::new(certificate)) });
+    }
+    Ok(certificate)
+}
+
+/// Names and dates of a leaf; its chain and key are still to be filled in.
+fn leaf(der: &CertificateDer<'_>) -> Option<Certificate> {
+    let (_, leaf) = X509Certificate::from_der(der).ok()?;
+    let mut names: Vec<Box<str>> = Vec::new();
+    if let Ok(Some(alternative)) = leaf.subject_alternative_name() {
+        for name in &alternative.value.general_names {
+            if let GeneralName::DNSName(name) = name {
+                names.push(name.to_ascii_lowercase().into());
+            }
+        }
+    }
+    let validity = leaf.validity();
+    Some(Certificate {
+        chain: Arc::from([]),
+        key: PrivateKey(Arc::from([])),
+        names,
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str) -> (String, String) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    const NOW: i64 = 1_800_000_000;
+
+    #[test]
+    fn a_good_pair_is_read() {
+        let (certificate, key) = pair("Verona.example");
+        let read = read(Some(certificate.as_bytes()), Some(key.as_bytes()), NOW).unwrap();
+        assert_eq!(read.names, ["verona.example".into()]);
+        assert!(read.covers("verona.example") && !read.covers("a.verona.example"));
+        assert!(!format!("{read:?}").contains("48, "), "Debug shows key bytes");
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let (certificate, key) = pair("a.example");
+        let (other, _) = pair("b.example");
+        let (c, k, o) = (Some(certificate.as_bytes()), Some(key.as_bytes()), Some(other.as_bytes()));
+        let cut = Some(&certificate.as_bytes()[..100]);
+        let table: [(Option<&[u8]>, Option<&[u8]>, i64, &str, &str); 7] = [
+            (None, k, NOW, CERTIFICATE, "is missing"),
+            (c, None, NOW, KEY, "is missing"),
+            (Some(b"hello"), k, NOW, CERTIFICATE, "has no PEM certificate"),
+            (cut, k, NOW, CERTIFICATE, "has no PEM certificate"),
+            (c, Some(b"hello"), NOW, KEY, "has no PEM private key"),
+            (o, k, NOW, KEY, "does not belong to the certificate"),
+            (c, k, 99_999_999_999, CERTIFICATE, "expired"),
+        ];
+        for (certificate, key, now, field, what) in table {
+            let invalid = read(certificate, key, now).unwrap_err();
+            assert_eq!(invalid.field, field, "{what}");
+            assert!(invalid.what.starts_with(what), "{}", invalid.what);
+        }
+    }
+}

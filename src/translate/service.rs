@@ -1,0 +1,135 @@
+//! One backend from a Service port and its EndpointSlices: which addresses get requests, and what they speak.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Settings;
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::{EndpointSlice, Resources, Service, ServicePort};
+use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol};
+
+/// Most endpoints of one backend; balancers number them with 16 bits.
+const ENDPOINTS_MAX: usize = 65_535;
+
+/// Someone who names a backend: an Ingress and the field.
+pub(super) type Referrer<'a> = (ObjectRef, &'a str);
+
+pub(super) fn backend(
+    key: &BackendKey,
+    referrers: &[Referrer],
+    resources: &Resources,
+    settings: &Settings,
+) -> (Backend, Vec<Problem>) {
+    let mut backend =
+        Backend { key: key.clone(), protocol: Protocol::Http1, policy: settings.policy, endpoints: Vec::new() };
+    let mut problems = Vec::new();
+    let at_referrers = |field: &str, what: String, fix: &str| -> Vec<Problem> {
+        let problem = |(object, at): &Referrer| Problem::new(object.clone(), format!("{at}.{field}"), what.clone(), fix);
+        referrers.iter().map(problem).collect()
+    };
+    let Some(service) = resources.services.get(&key.service) else {
+        let what = format!("there is no Service {}", key.service);
+        return (backend, at_referrers("service.name", what, "create it, or correct the name; requests get 503"));
+    };
+    let Some(port) = find_port(service, &key.port) else {
+        let what = format!("Service {} has no TCP port `{}`", key.service, key.port);
+        return (backend, at_referrers("service.port", what, "write a port of the Service; requests get 503"));
+    };
+    let object = ObjectRef::new(Kind::Service, &service.name);
+    match protocol(port.app_protocol.as_deref()) {
+        Some(protocol) => backend.protocol = protocol,
+        None => {
+            let what = format!("appProtocol `{}` is unknown, HTTP/1.1 is spoken", port.app_protocol.as_deref().unwrap_or_default());
+            let fix = "write http, https, grpc, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
+            problems.push(Problem::new(object.clone(), format!("spec.ports[{}].appProtocol", port.port), what, fix));
+        }
+    }
+    let addresses = match &service.external_name {
+        Some(name) if !settings.allow_external_names => {
+            let what = format!("ExternalName `{name}` is not followed");
+            let fix = "start with --allow-external-names if tenants may name any host; requests get 503";
+            problems.push(Problem::new(object, "spec.externalName", what, fix));
+            BTreeSet::new()
+        }
+        Some(name) => {
+            let addresses = resources.resolved.get(name).into_iter().flatten();
+            addresses.map(|address| SocketAddr::new(*address, port.target)).collect()
+        }
+        None => endpoints(service, &port, resources, &mut problems),
+    };
+    if addresses.len() > ENDPOINTS_MAX {
+        let what = format!("{} endpoints are more than {ENDPOINTS_MAX}", addresses.len());
+        let object = ObjectRef::new(Kind::Service, &service.name);
+        problems.push(Problem::new(object, "spec", what, "split the Service; the rest gets no requests"));
+    }
+    backend.endpoints =
+        addresses.into_iter().take(ENDPOINTS_MAX).map(|address| Endpoint { address, weight: 1 }).collect();
+    (backend, problems)
+}
+
+fn find_port(service: &Service, port: &PortRef) -> Option<ServicePort> {
+    let named = |candidate: &&ServicePort| match port {
+        PortRef::Number(number) => candidate.port == *number,
+        PortRef::Name(name) => *candidate.name == **name,
+    };
+    // The ports of an ExternalName are for information only; a number stands for itself.
+    let own = |number: u16| ServicePort { name: String::new(), port: number, target: number, app_protocol: None };
+    service.ports.iter().find(named).cloned().or(match port {
+        PortRef::Number(number) if service.external_name.is_some() => Some(own(*number)),
+        PortRef::Number(_) | PortRef::Name(_) => None,
+    })
+}
+
+/// KEP-3726 and the names in use before it; `None` for what is unknown.
+fn protocol(app_protocol: Option<&str>) -> Option<Protocol> {
+    match app_protocol {
+        None | Some("" | "http" | "HTTP" | "kubernetes.io/ws" | "tcp" | "TCP") => Some(Protocol::Http1),
+        Some("kubernetes.io/h2c" | "grpc" | "GRPC" | "h2c" | "http2") => Some(Protocol::H2c),
+        Some("https" | "HTTPS" | "grpcs" | "GRPCS") => Some(Protocol::Tls),
+        Some("kubernetes.io/wss") => Some(Protocol::TlsHttp1),
+        Some(_) => None,
+    }
+}
+
+/// Ready endpoints; without any, those that still serve while they terminate (KEP-1672).
+fn endpoints(
+    service: &Service,
+    port: &ServicePort,
+    resources: &Resources,
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<SocketAddr> {
+    let mut ready = BTreeSet::new();
+    let mut leaving = BTreeSet::new();
+    let mut misnamed = None;
+    for slice in resources.slices.get(&service.name).into_iter().flat_map(|slices| slices.values()) {
+        let Some(slice_port) = slice.ports.iter().find(|candidate| candidate.name == port.name) else {
+            misnamed = misnamed.or((!slice.ports.is_empty()).then_some(slice));
+            continue;
+        };
+        let number = slice_port.port.unwrap_or(port.target);
+        for endpoint in &slice.endpoints {
+            let group = match (endpoint.ready, endpoint.serving && endpoint.terminating) {
+                (true, _) => &mut ready,
+                (false, true) => &mut leaving,
+                (false, false) => continue,
+            };
+            for text in &endpoint.addresses {
+                match text.parse::<IpAddr>() {
+                    Ok(address) => drop(group.insert(SocketAddr::new(address, number))),
+                    Err(_) => problems.push(bad_address(slice, text)),
+                }
+            }
+        }
+    }
+    if ready.is_empty() && leaving.is_empty() && let Some(slice) = misnamed {
+        let what = format!("no port is named `{}`, as the port {} of Service {} is", port.name, port.port, service.name);
+        let object = ObjectRef::new(Kind::EndpointSlice, &slice.name);
+        problems.push(Problem::new(object, "ports", what, "give the slice's port the name of the Service's port"));
+    }
+    if ready.is_empty() { leaving } else { ready }
+}
+
+fn bad_address(slice: &EndpointSlice, text: &str) -> Problem {
+    let what = format!("`{text}` is no IP address");
+    Problem::new(ObjectRef::new(Kind::EndpointSlice, &slice.name), "endpoints.addresses", what, "write an IPv4 or IPv6 address")
+}
