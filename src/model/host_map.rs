@@ -39,6 +39,15 @@ impl<V> HostMap<V> {
         }
     }
 
+    /// The value of the pattern itself.
+    pub fn get(&self, pattern: &HostPattern) -> Option<&V> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.get(name),
+            HostPattern::Wildcard(rest) => self.wildcard.get(rest),
+            HostPattern::Any => self.any.as_ref(),
+        }
+    }
+
     /// The value of the most exact pattern that the name, in lower case, matches.
     pub fn find(&self, name: &str) -> Option<&V> {
         if let Some(value) = self.exact.get(name) {
@@ -54,10 +63,6 @@ impl<V> HostMap<V> {
         }
         let (label, rest) = name.split_once('.')?;
         if label.is_empty() { None } else { self.wildcard.get(rest) }
-    }
-
-    pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.exact.values().chain(self.wildcard.values()).chain(&self.any)
     }
 }
 

@@ -30,10 +30,6 @@ impl<R> HostRoutes<R> {
     pub fn find(&self, path: &str) -> Option<&R> {
         self.paths.find(path).map(|index| &self.routes[index])
     }
-
-    pub fn routes(&self) -> &[R] {
-        &self.routes
-    }
 }
 
 /// All hosts that have rules.

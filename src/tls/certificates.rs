@@ -9,80 +9,73 @@ use rustls::sign::CertifiedKey;
 
 use crate::model::{Certificate, HostMap, HostPattern, ObjectName};
 
-/// A certificate in service.
-#[derive(Debug)]
-pub struct Served {
-    /// The Secret it comes from; `None` for the self-signed one of the process. Names that are served from one
-    /// Secret share a certificate, whichever version of it a connection was greeted with.
-    pub secret: Option<ObjectName>,
-    pub key: Arc<CertifiedKey>,
-}
-
-/// Certificates by server name, and one for all other names.
+/// Certificates by server name, and one for all other names. Cheap to clone: what is changed is copied first.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    names: HostMap<Arc<Served>>,
-    default: Arc<Served>,
-    by_secret: HashMap<ObjectName, (Arc<Certificate>, Arc<Served>)>,
+    names: Arc<HostMap<ObjectName>>,
+    loaded: Arc<HashMap<ObjectName, (Arc<Certificate>, Arc<CertifiedKey>)>>,
+    default: (Option<ObjectName>, Arc<CertifiedKey>),
 }
 
 impl Certificates {
     /// `default` is what is served where no host's certificate fits.
     pub fn new(default: Arc<CertifiedKey>) -> Self {
-        let default = Arc::new(Served { secret: None, key: default });
-        Self { names: HostMap::default(), default, by_secret: HashMap::new() }
+        Self { names: Arc::default(), loaded: Arc::default(), default: (None, default) }
     }
 
-    /// Loads a Secret's certificate, unless the very same is loaded already.
+    /// Loads a Secret's certificate.
     pub fn load(&mut self, secret: &ObjectName, certificate: &Arc<Certificate>) {
-        if self.by_secret.get(secret).is_some_and(|(loaded, _)| Arc::ptr_eq(loaded, certificate)) {
-            return;
-        }
         // translate has checked the pair; what rustls refuses all the same leaves the last good one in place.
         if let Some(key) = certified_key(certificate) {
-            let served = Arc::new(Served { secret: Some(secret.clone()), key: Arc::new(key) });
-            self.by_secret.insert(secret.clone(), (certificate.clone(), served));
+            Arc::make_mut(&mut self.loaded).insert(secret.clone(), (certificate.clone(), Arc::new(key)));
         }
     }
 
     pub fn unload(&mut self, secret: &ObjectName) {
-        self.by_secret.remove(secret);
+        Arc::make_mut(&mut self.loaded).remove(secret);
     }
 
-    /// Serves a loaded Secret's certificate for the pattern; without one, or with one that isn't loaded, the
-    /// pattern gets none of its own.
+    /// Serves a Secret's certificate for the pattern; `None` leaves it to a wildcard or the default.
     pub fn assign(&mut self, pattern: &HostPattern, secret: Option<&ObjectName>) {
-        match secret.and_then(|secret| self.by_secret.get(secret)) {
-            Some((_, served)) => self.names.insert(pattern, served.clone()),
-            None => self.names.remove(pattern),
+        if self.names.get(pattern) == secret {
+            return;
+        }
+        let names = Arc::make_mut(&mut self.names);
+        match secret {
+            Some(secret) => names.insert(pattern, secret.clone()),
+            None => names.remove(pattern),
         }
     }
 
     /// Serves a loaded Secret's certificate for all names that have none of their own.
     pub fn assign_default(&mut self, secret: Option<&ObjectName>, self_signed: &Arc<CertifiedKey>) {
-        let loaded = secret.and_then(|secret| self.by_secret.get(secret));
-        self.default = match loaded {
-            Some((_, served)) => served.clone(),
-            None => Arc::new(Served { secret: None, key: self_signed.clone() }),
-        };
+        let loaded = secret.and_then(|secret| Some((Some(secret.clone()), self.loaded.get(secret)?.1.clone())));
+        self.default = loaded.unwrap_or_else(|| (None, self_signed.clone()));
     }
 
     /// The certificate for a name in lower case. A name without one of its own gets the default.
-    pub fn find(&self, name: Option<&str>) -> &Arc<Served> {
-        name.and_then(|name| self.names.find(name)).unwrap_or(&self.default)
+    pub fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        let own = name.and_then(|name| self.loaded.get(self.names.find(name)?));
+        own.map_or(&self.default.1, |(_, key)| key)
     }
 
     /// Whether a request for `host` may come over a connection whose handshake asked for `server_name`: both
     /// are served with one certificate, or the connection got the default one. Else the answer is 421
-    /// (RFC 9110, 15.5.20).
+    /// (RFC 9110, 15.5.20). What counts is the Secret, so that a renewal does not matter.
     pub fn may_share(&self, server_name: Option<&str>, host: &str) -> bool {
         let Some(server_name) = server_name else { return true };
         if server_name == host {
             return true;
         }
-        let greeted = self.find(Some(server_name));
-        let is_default = Arc::ptr_eq(greeted, &self.default);
-        is_default || greeted.secret == self.find(Some(host)).secret
+        match self.secret(server_name) {
+            None => true,
+            greeted => greeted == self.default.0.as_ref() || greeted == self.secret(host),
+        }
+    }
+
+    /// The Secret that a name's own certificate comes from.
+    fn secret(&self, name: &str) -> Option<&ObjectName> {
+        self.names.find(name).filter(|secret| self.loaded.contains_key(*secret))
     }
 }
 

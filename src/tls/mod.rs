@@ -5,6 +5,6 @@ mod certificates;
 mod client;
 mod server;
 
-pub use certificates::{Certificates, Served};
+pub use certificates::Certificates;
 pub use client::client_config;
 pub use server::{FindCertificate, default_certificate, server_config};

@@ -117,7 +117,7 @@ impl Parts {
         match normalize(text) {
             Ok(path) => Some(PathMatch::new(kind, &path.matched)),
             Err(error) => {
-                self.problem(format!("{field}.path"), format!("`{text}`: {error}"), "write the plain path, as /a/b");
+                self.problem(format!("{field}.path"), format!("`{text}`: {}", error.message()), "write the plain path, as /a/b");
                 None
             }
         }

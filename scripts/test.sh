@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Everything that proves the project, in order; stops at the first failure.
+set -euo pipefail
+shopt -s nullglob
+cd "$(dirname "$0")/.."
+# A machine may be slow, so nothing here asserts a time; `make proof` is the full size.
+export PORTUNUS_SCALE=small
+
+step() {
+    printf '\n== %s\n' "$1"
+    shift
+    "$@"
+}
+
+shell_syntax() {
+    local script
+    for script in .ci/run scripts/*.sh benches/load/*.sh; do
+        bash -n "$script"
+    done
+}
+
+examples() {
+    local folder
+    for folder in examples/*/; do
+        echo "$folder"
+        cargo run --quiet -- check "$folder"
+    done
+}
+
+step "setup" scripts/setup.sh
+step "shell syntax" shell_syntax
+step "format" cargo fmt --check
+step "clippy" cargo clippy --all-targets -- -D warnings
+step "dependencies" scripts/deny.sh
+step "gRPC server and client" scripts/grpc.sh
+step "tests" cargo test
+step "examples" examples
+printf '\nall passed\n'

@@ -1,0 +1,133 @@
+//! A worker's coarse clock. Deadlines are numbers that the worker's tick compares, so that setting one costs a
+//! store, and no request registers a timer. Lives on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+/// How often a worker looks at its deadlines: the precision of every timeout.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Counts ticks, and wakes whoever's deadline has passed.
+#[derive(Debug, Default)]
+pub struct Clock {
+    now: Cell<u64>,
+    deadlines: RefCell<Vec<Rc<Deadline>>>,
+    /// Places of deadlines that nobody holds, to be used again.
+    free: RefCell<Vec<usize>>,
+}
+
+#[derive(Debug, Default)]
+struct Deadline {
+    /// Tick after which it has passed; 0 is never.
+    at: Cell<u64>,
+    passed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// One deadline at a time, for a task that is woken when it has passed.
+#[derive(Debug)]
+pub struct Timer {
+    deadline: Rc<Deadline>,
+    place: usize,
+    clock: Rc<Clock>,
+}
+
+/// A duration in ticks, rounded up; at least one.
+pub fn ticks(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX / 2).max(1)
+}
+
+impl Clock {
+    /// Ticks since the worker began.
+    pub fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Moves on by one tick and wakes the tasks whose deadline has passed.
+    pub fn tick(&self) {
+        let now = self.now.get() + 1;
+        self.now.set(now);
+        for deadline in self.deadlines.borrow().iter() {
+            let at = deadline.at.get();
+            if at != 0 && at < now {
+                deadline.at.set(0);
+                deadline.passed.set(true);
+                if let Some(waker) = deadline.waker.borrow().as_ref() {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+
+    pub fn timer(self: &Rc<Self>) -> Timer {
+        let mut deadlines = self.deadlines.borrow_mut();
+        let place = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            deadlines.push(Rc::default());
+            deadlines.len() - 1
+        });
+        Timer { deadline: deadlines[place].clone(), place, clock: self.clone() }
+    }
+}
+
+impl Timer {
+    /// Sets the deadline to so many ticks from now, in place of the one before.
+    pub fn set(&self, ticks: u64) {
+        self.deadline.at.set(self.clock.now().saturating_add(ticks).max(1));
+        self.deadline.passed.set(false);
+    }
+
+    pub fn clear(&self) {
+        self.deadline.at.set(0);
+        self.deadline.passed.set(false);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.deadline.at.get() != 0
+    }
+
+    pub fn has_passed(&self) -> bool {
+        self.deadline.passed.get()
+    }
+
+    /// Wakes this task at the deadline, and no other.
+    pub fn register(&self, context: &Context<'_>) {
+        let mut waker = self.deadline.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.clear();
+        self.deadline.waker.borrow_mut().take();
+        self.clock.free.borrow_mut().push(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_passes_once_and_never_early() {
+        let clock = Rc::new(Clock::default());
+        let (early, late) = (clock.timer(), clock.timer());
+        early.set(ticks(Duration::from_millis(150)));
+        late.set(5);
+        let passed = |ticks: u32| {
+            (0..ticks).for_each(|_| clock.tick());
+            (early.has_passed(), late.has_passed())
+        };
+        assert_eq!(passed(2), (false, false));
+        assert_eq!(passed(1), (true, false));
+        late.clear();
+        assert_eq!(passed(9), (true, false));
+        drop(early);
+        let again = clock.timer();
+        assert!(!again.has_passed() && !again.is_set());
+    }
+}

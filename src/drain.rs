@@ -1,0 +1,54 @@
+//! How far the process is on its way out: serving, draining, or stopping now. One value that everybody reads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use tokio::sync::watch;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// What runs is finished; answers tell clients to go elsewhere.
+    Draining,
+    /// The drain's time is up, or the operator asked twice.
+    Stopping,
+}
+
+/// Shared by all threads. The hot path reads one atomic that is written twice in the life of the process.
+#[derive(Debug)]
+pub struct Drain {
+    phase: AtomicU8,
+    changed: watch::Sender<()>,
+    /// Downstream connections of all workers.
+    pub connections: AtomicUsize,
+}
+
+impl Drain {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { phase: AtomicU8::new(0), changed: watch::Sender::new(()), connections: AtomicUsize::new(0) })
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Moves on; never back.
+    pub fn advance(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::Relaxed);
+        self.changed.send_replace(());
+    }
+
+    /// Returns once the phase has been reached.
+    pub async fn reached(&self, phase: Phase) {
+        let mut changed = self.changed.subscribe();
+        while self.phase() < phase {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

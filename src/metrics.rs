@@ -1,0 +1,281 @@
+//! What is counted. Each worker counts in cells of its own, which no other thread writes; a scrape adds them up
+//! (OpenMetrics 1.0). The number of series is bounded: routes beyond the limit share one, `route="other"`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// Most routes with a series of their own, one an Ingress.
+pub const ROUTES_MAX: usize = 4096;
+const CHUNK: usize = 256;
+/// Status classes: 1xx to 5xx.
+const CLASSES: usize = 5;
+/// Upper bounds of the duration histogram, in seconds.
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A counter that one thread writes and any thread reads: no locked instruction.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A route's place in the cells. 0 is `other`: requests without a route, and routes beyond the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteId(u32);
+
+impl RouteId {
+    pub const OTHER: Self = Self(0);
+}
+
+type RouteCells = [Cell; CLASSES];
+
+/// The cells of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCells {
+    routes: Vec<OnceLock<Box<[RouteCells]>>>,
+    buckets: [Cell; BOUNDS.len() + 1],
+    duration_nanoseconds: Cell,
+    pub accepted: [Cell; 2],
+    pub closed: [Cell; 2],
+    pub refused: Cell,
+    pub handshakes_failed: Cell,
+    pub upstream_connections: Cell,
+    pub upstream_connections_closed: Cell,
+    pub upstream_connect_failures: Cell,
+    pub upstream_requests: Cell,
+    pub upstream_reused: Cell,
+    pub tunnels_opened: Cell,
+    pub tunnels_closed: Cell,
+    pub request_bytes: Cell,
+    pub response_bytes: Cell,
+}
+
+/// Which kind of listener a connection came through: an index of [`WorkerCells::accepted`].
+pub const LISTENERS: [&str; 2] = ["http", "https"];
+
+impl WorkerCells {
+    fn new() -> Self {
+        Self { routes: (0..ROUTES_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(), ..Self::default() }
+    }
+
+    /// Counts a request that is over.
+    pub fn request(&self, route: RouteId, status: u16, duration: Duration) {
+        let index = route.0 as usize;
+        let chunk = self.routes[index / CHUNK].get_or_init(|| (0..CHUNK).map(|_| RouteCells::default()).collect());
+        let class = usize::from(status / 100).clamp(1, CLASSES) - 1;
+        chunk[index % CHUNK][class].add(1);
+        let seconds = duration.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[bucket].add(1);
+        self.duration_nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// Everything that is counted in the process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    workers: Mutex<Vec<Arc<WorkerCells>>>,
+    route_ids: Mutex<HashMap<String, u32>>,
+    pub generation: AtomicU64,
+    pub tables_alive: AtomicI64,
+    pub problems: AtomicU64,
+    pub log_dropped: AtomicU64,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Cells for one more worker.
+    pub fn worker(&self) -> Arc<WorkerCells> {
+        let cells = Arc::new(WorkerCells::new());
+        self.workers.lock().expect("no holder panics").push(cells.clone());
+        cells
+    }
+
+    /// The place of a route, which stays the same for as long as the process lives.
+    pub fn route(&self, label: &str) -> RouteId {
+        let mut ids = self.route_ids.lock().expect("no holder panics");
+        if let Some(id) = ids.get(label) {
+            return RouteId(*id);
+        }
+        let next = ids.len() + 1;
+        if next >= ROUTES_MAX {
+            return RouteId::OTHER;
+        }
+        let id = u32::try_from(next).expect("below the limit");
+        ids.insert(label.to_owned(), id);
+        RouteId(id)
+    }
+
+    fn sum(&self, read: impl Fn(&WorkerCells) -> u64) -> u64 {
+        self.workers.lock().expect("no holder panics").iter().map(|cells| read(cells)).sum()
+    }
+
+    fn requests(&self) -> Vec<(String, usize, u64)> {
+        let ids = self.route_ids.lock().expect("no holder panics");
+        let mut labels: Vec<(&str, usize)> = ids.iter().map(|(label, id)| (label.as_str(), *id as usize)).collect();
+        labels.push(("other", 0));
+        labels.sort_unstable();
+        let mut rows = Vec::new();
+        for (label, index) in labels {
+            for class in 0..CLASSES {
+                let cell = |cells: &WorkerCells| {
+                    cells.routes[index / CHUNK].get().map_or(0, |chunk| chunk[index % CHUNK][class].read())
+                };
+                let count = self.sum(cell);
+                if count > 0 {
+                    rows.push((label.to_owned(), class + 1, count));
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// What a scrape reads.
+#[derive(Debug)]
+pub struct Exposition(pub Arc<Metrics>);
+
+impl Exposition {
+    /// The text of a scrape.
+    pub fn text(metrics: &Arc<Metrics>) -> Result<String, fmt::Error> {
+        let mut registry = prometheus_client::registry::Registry::with_prefix("portunus");
+        registry.register_collector(Box::new(Self(metrics.clone())));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let metrics = &*self.0;
+        let mut family = encoder.encode_descriptor("requests", "Requests by Ingress and status class", None, MetricType::Counter)?;
+        for (route, class, count) in metrics.requests() {
+            let labels = [("route", route), ("class", format!("{class}xx"))];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "From the request's head to the end of its answer";
+        let histogram = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
+        durations(metrics, histogram)?;
+
+        let mut family = encoder.encode_descriptor("connections", "Open connections by kind of listener", None, MetricType::Gauge)?;
+        for (index, listener) in LISTENERS.iter().enumerate() {
+            let open = metrics.sum(|cells| cells.accepted[index].read().saturating_sub(cells.closed[index].read()));
+            ConstGauge::new(open).encode(family.encode_family(&[("listener", *listener)])?)?;
+        }
+        let mut family = encoder.encode_descriptor("connections_accepted", "Connections by kind of listener", None, MetricType::Counter)?;
+        for (index, listener) in LISTENERS.iter().enumerate() {
+            let accepted = metrics.sum(|cells| cells.accepted[index].read());
+            ConstCounter::new(accepted).encode(family.encode_family(&[("listener", *listener)])?)?;
+        }
+
+        type Row = (&'static str, &'static str, fn(&WorkerCells) -> u64);
+        let counters: [Row; 9] = [
+            ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
+            ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
+            ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
+            ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
+            ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),
+            ("upstream_connect_failures", "Connections to endpoints that failed", |cells| cells.upstream_connect_failures.read()),
+            ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
+            ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
+            ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
+        ];
+        for (name, help, read) in counters {
+            let counter = ConstCounter::new(metrics.sum(read));
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
+        let help = "Access log lines dropped because the queue was full";
+        dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;
+
+        let open = |opened: fn(&WorkerCells) -> u64, closed: fn(&WorkerCells) -> u64| {
+            metrics.sum(opened).saturating_sub(metrics.sum(closed))
+        };
+        let gauges = [
+            ("upstream_connections_open", "Open connections to endpoints",
+                open(|cells| cells.upstream_connections.read(), |cells| cells.upstream_connections_closed.read())),
+            ("tunnels", "Open WebSockets and other upgrades",
+                open(|cells| cells.tunnels_opened.read(), |cells| cells.tunnels_closed.read())),
+            ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
+            ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
+            ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),
+        ];
+        for (name, help, value) in gauges {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn durations(metrics: &Metrics, mut encoder: MetricEncoder) -> fmt::Result {
+    let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> =
+        bounds.enumerate().map(|(index, bound)| (bound, metrics.sum(|cells| cells.buckets[index].read()))).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let sum = Duration::from_nanos(metrics.sum(|cells| cells.duration_nanoseconds.read())).as_secs_f64();
+    encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_of_all_workers_add_up() {
+        let metrics = Metrics::new();
+        let (one, two) = (metrics.worker(), metrics.worker());
+        let route = metrics.route("verona/romeo");
+        assert_eq!(route, metrics.route("verona/romeo"));
+        one.request(route, 200, Duration::from_millis(3));
+        two.request(route, 204, Duration::from_millis(30));
+        two.request(RouteId::OTHER, 404, Duration::from_secs(60));
+        two.accepted[1].add(3);
+        one.closed[1].add(0);
+        let text = Exposition::text(&metrics).unwrap();
+        for line in [
+            r#"portunus_requests_total{route="verona/romeo",class="2xx"} 2"#,
+            r#"portunus_requests_total{route="other",class="4xx"} 1"#,
+            r#"portunus_request_duration_seconds_bucket{le="0.005"} 1"#,
+            r#"portunus_request_duration_seconds_bucket{le="+Inf"} 3"#,
+            "portunus_request_duration_seconds_count 3",
+            r#"portunus_connections{listener="https"} 3"#,
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn routes_beyond_the_limit_share_a_series() {
+        let metrics = Metrics::new();
+        let cells = metrics.worker();
+        for index in 0..ROUTES_MAX + 100 {
+            cells.request(metrics.route(&format!("a/{index}")), 200, Duration::ZERO);
+        }
+        let rows = metrics.requests();
+        assert_eq!(rows.len(), ROUTES_MAX);
+        assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), (ROUTES_MAX + 100) as u64);
+        assert!(rows.contains(&("other".to_owned(), 2, 101)));
+    }
+}

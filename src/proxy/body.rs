@@ -1,0 +1,213 @@
+//! The body of an answer, and the end of its exchange. An endpoint's body is hyper's own, passed on frame by
+//! frame; whoever reads it drives the endpoint's connection, which goes back to the pool when it is complete.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::access_log::Record;
+use super::connection::Connection;
+use crate::clock::Timer;
+use crate::metrics::RouteId;
+use crate::upstream::{BodyWatch, Http1};
+
+/// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
+pub struct Exchange {
+    pub connection: Rc<Connection>,
+    pub started: Instant,
+    pub route: RouteId,
+    pub status: u16,
+    pub response_bytes: u64,
+    /// The endpoint that has the request: slot and epoch.
+    pub endpoint: Option<(usize, u64)>,
+    pub watch: Option<Rc<BodyWatch>>,
+    /// Only if there is an access log.
+    pub record: Option<Box<Record>>,
+    /// Why it ended, unless the answer was complete.
+    pub reason: Option<&'static str>,
+    pub complete: bool,
+}
+
+impl Exchange {
+    pub fn begin(connection: &Rc<Connection>) -> Self {
+        let worker = &connection.worker;
+        worker.in_flight.set(worker.in_flight.get() + 1);
+        connection.activity.request_begins();
+        Self {
+            connection: connection.clone(),
+            started: Instant::now(),
+            route: RouteId::OTHER,
+            status: 0,
+            response_bytes: 0,
+            endpoint: None,
+            watch: None,
+            record: None,
+            reason: None,
+            complete: false,
+        }
+    }
+
+    /// The endpoint is done with the request.
+    pub fn leave_endpoint(&mut self) {
+        if let Some((slot, epoch)) = self.endpoint.take() {
+            self.connection.worker.pools.end(slot, epoch);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.leave_endpoint();
+        let worker = &self.connection.worker;
+        worker.in_flight.set(worker.in_flight.get() - 1);
+        self.connection.activity.request_ends();
+        let duration = self.started.elapsed();
+        // A client that left before there was an answer; nginx's number for it, counted among 4xx.
+        let status = if self.status == 0 { 499 } else { self.status };
+        worker.cells.request(self.route, status, duration);
+        let request_bytes = self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
+        worker.cells.request_bytes.add(request_bytes);
+        worker.cells.response_bytes.add(self.response_bytes);
+        if let (Some(mut record), Some(log)) = (self.record.take(), &worker.log) {
+            record.status = status;
+            record.duration = duration;
+            record.request_bytes = request_bytes;
+            record.response_bytes = self.response_bytes;
+            record.termination = self.reason.unwrap_or(if self.complete { "complete" } else { "client_left" });
+            log.log(record);
+        }
+    }
+}
+
+/// Why a body ended early; the client's connection is closed, so that it can tell.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    #[error("the endpoint's answer broke off")]
+    Upstream(#[source] hyper::Error),
+    #[error("the endpoint stopped sending its answer")]
+    TimedOut,
+}
+
+/// The body of an answer.
+pub struct ResponseBody {
+    source: Source,
+    /// `None` for a 101, whose exchange goes on in the tunnel.
+    exchange: Option<Exchange>,
+}
+
+enum Source {
+    /// One of our own, or an endpoint's without content.
+    Whole(Bytes),
+    Endpoint { incoming: Incoming, connection: Option<Http1>, timer: Timer, timeout: u64 },
+}
+
+impl ResponseBody {
+    pub fn whole(bytes: Bytes, exchange: Option<Exchange>) -> Self {
+        Self { source: Source::Whole(bytes), exchange }
+    }
+
+    /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, and `timeout` the longest
+    /// time between two reads, in ticks.
+    pub fn endpoint(incoming: Incoming, connection: Option<Http1>, timer: Timer, timeout: u64, exchange: Exchange) -> Self {
+        timer.clear();
+        Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange) }
+    }
+
+    /// The whole body has gone by: the connection is free, and the exchange complete.
+    fn complete(&mut self, context: &mut Context<'_>) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.complete = true;
+        if let Source::Endpoint { connection, .. } = &mut self.source
+            && let Some(mut connection) = connection.take()
+            && let Some((slot, epoch)) = exchange.endpoint
+        {
+            // One more look, in which hyper finds that the exchange is over.
+            let over = connection.poll_drive(context).is_ready();
+            if !over && connection.is_ready() {
+                exchange.connection.worker.pools.release(slot, epoch, connection);
+            }
+        }
+        exchange.leave_endpoint();
+    }
+
+    fn fail(&mut self, reason: &'static str, error: ResponseError) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.reason = Some(reason);
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ResponseError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let this = self.get_mut();
+        let (incoming, timer) = match &mut this.source {
+            Source::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.response_bytes += bytes.len() as u64;
+                    exchange.complete = true;
+                }
+                let frame = (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)));
+                return Poll::Ready(frame);
+            }
+            Source::Endpoint { incoming, connection, timer, timeout } => {
+                if let Some(connection) = connection {
+                    // How the connection ended shows in the body.
+                    let _ = connection.poll_drive(context);
+                }
+                match Pin::new(&mut *incoming).poll_frame(context) {
+                    Poll::Pending if timer.has_passed() => return this.fail("upstream_body_timeout", ResponseError::TimedOut),
+                    Poll::Pending => {
+                        if !timer.is_set() {
+                            timer.set(*timeout);
+                        }
+                        timer.register(context);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(polled) => (Some((polled, incoming.is_end_stream())), timer),
+                }
+            }
+        };
+        timer.clear();
+        match incoming {
+            Some((Some(Ok(frame)), ended)) => {
+                if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
+                    exchange.response_bytes += data.len() as u64;
+                }
+                if ended {
+                    this.complete(context);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some((Some(Err(error)), _)) => this.fail("upstream_body_broken", ResponseError::Upstream(error)),
+            Some((None, _)) => {
+                this.complete(context);
+                Poll::Ready(None)
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Endpoint { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Endpoint { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! One client connection, from its first byte to its last: TLS, HTTP/1.1 or HTTP/2, and its time. hyper's own
+//! timers stay off; the connection notes what it waits for, and the worker's tick wakes it when that took too
+//! long.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::handle::handle;
+use super::headers::{Peer, is_trusted};
+use super::io::{ClientIo, Stream};
+use super::upgrade::{self, Pending};
+use super::worker::Worker;
+use crate::clock::Timer;
+use crate::drain::Phase;
+use crate::upstream::LocalExecutor;
+
+/// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Largest HTTP/1 read buffer, in bytes; above the limit of a head, so that ours answers first.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.
+const HTTP2_STREAMS: u32 = 100;
+const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long and how much is read from a client that was answered in the middle of its request, so that the
+/// answer isn't lost in a reset.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request's head.
+    Head,
+    /// Us, or an endpoint, which has time limits of its own.
+    Busy,
+    /// The client, to read what we have for it.
+    Write,
+}
+
+/// When bytes last moved, and what is waited for.
+#[derive(Debug)]
+pub struct Activity {
+    waits: Cell<Waits>,
+    timer: Timer,
+    requests: Cell<u32>,
+    /// A tunnel's bytes in either direction, counted coarsely: only whether it changed matters.
+    moved: Cell<bool>,
+    head_timeout: u64,
+    idle_timeout: u64,
+    write_timeout: u64,
+}
+
+impl Activity {
+    fn new(worker: &Worker) -> Rc<Self> {
+        let settings = &worker.settings;
+        let activity = Self {
+            waits: Cell::new(Waits::Idle),
+            timer: worker.clock.timer(),
+            requests: Cell::new(0),
+            moved: Cell::new(false),
+            head_timeout: settings.request_head_timeout,
+            idle_timeout: settings.idle_timeout,
+            write_timeout: settings.response_write_timeout,
+        };
+        // A client that connects owes a request; only one that was answered may be idle for long.
+        activity.wait(Waits::Head, activity.head_timeout);
+        Rc::new(activity)
+    }
+
+    fn wait(&self, waits: Waits, ticks: u64) {
+        self.waits.set(waits);
+        self.timer.set(ticks);
+    }
+
+    pub fn read(&self) {
+        self.moved.set(true);
+        if self.waits.get() == Waits::Idle {
+            self.wait(Waits::Head, self.head_timeout);
+        }
+    }
+
+    pub fn wrote(&self) {
+        self.moved.set(true);
+        if self.waits.get() == Waits::Write {
+            self.rest();
+        }
+    }
+
+    pub fn write_blocked(&self) {
+        if self.waits.get() != Waits::Write {
+            self.wait(Waits::Write, self.write_timeout);
+        }
+    }
+
+    pub fn request_begins(&self) {
+        self.requests.set(self.requests.get() + 1);
+        if self.waits.get() != Waits::Write {
+            self.rest();
+        }
+    }
+
+    pub fn request_ends(&self) {
+        self.requests.set(self.requests.get() - 1);
+        if self.waits.get() != Waits::Write {
+            self.rest();
+        }
+    }
+
+    fn rest(&self) {
+        if self.requests.get() > 0 {
+            self.waits.set(Waits::Busy);
+            self.timer.clear();
+        } else {
+            self.wait(Waits::Idle, self.idle_timeout);
+        }
+    }
+
+    /// Whether bytes moved since the last call.
+    pub fn take_moved(&self) -> bool {
+        self.moved.replace(false)
+    }
+}
+
+/// A client connection, as its requests see it.
+pub struct Connection {
+    pub worker: Rc<Worker>,
+    pub activity: Rc<Activity>,
+    pub peer: Peer,
+    pub secure: bool,
+    pub server_name: Option<Box<str>>,
+    /// A tunnel to begin when hyper has written the 101.
+    pub tunnel: RefCell<Option<Pending>>,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, secure: bool) {
+    let mut server_name = None;
+    let mut http2 = false;
+    let stream = if secure {
+        let handshake = TlsAcceptor::from(worker.tls.clone()).accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(worker.settings.handshake_timeout, handshake).await else {
+            worker.cells.handshakes_failed.add(1);
+            return;
+        };
+        let (_, session) = stream.get_ref();
+        server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+        http2 = session.alpn_protocol() == Some(b"h2");
+        Stream::Tls(Box::new(stream))
+    } else {
+        Stream::Plain(stream)
+    };
+    let activity = Activity::new(worker);
+    let mut io = ClientIo::new(stream, Bytes::new(), activity.clone());
+    let connection = Rc::new(Connection {
+        worker: worker.clone(),
+        activity,
+        peer: peer(worker, client.ip().to_canonical(), port, secure),
+        secure,
+        server_name,
+        tunnel: RefCell::new(None),
+    });
+    if !secure {
+        match read_preface(&mut io, &connection.activity).await {
+            Some((bytes, known)) => {
+                io.put_back(bytes);
+                http2 = known;
+            }
+            None => return,
+        }
+    }
+    if http2 { serve_http2(connection, io).await } else { serve_http1(connection, io).await }
+}
+
+fn peer(worker: &Worker, address: IpAddr, port: u16, secure: bool) -> Peer {
+    let value = HeaderValue::from_str(&address.to_string()).expect("an address is a value");
+    Peer {
+        address,
+        value,
+        proto: HeaderValue::from_static(if secure { "https" } else { "http" }),
+        port: HeaderValue::from(port),
+        trusted: is_trusted(address, &worker.settings.trusted_proxies),
+    }
+}
+
+/// Reads until it is clear which protocol the client speaks. `None`: it went away or took too long.
+async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, bool)> {
+    let mut bytes = BytesMut::with_capacity(4096);
+    loop {
+        {
+            let mut reading = pin!(io.read_buf(&mut bytes));
+            let read = poll_fn(|context| {
+                activity.timer.register(context);
+                if activity.timer.has_passed() { Poll::Ready(None) } else { reading.as_mut().poll(context).map(Result::ok) }
+            });
+            if read.await? == 0 {
+                return None;
+            }
+        }
+        let compared = bytes.len().min(PREFACE.len());
+        if bytes[..compared] != PREFACE[..compared] {
+            return Some((bytes.freeze(), false));
+        }
+        if compared == PREFACE.len() {
+            return Some((bytes.freeze(), true));
+        }
+    }
+}
+
+async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
+    let worker = &connection.worker;
+    let service = service_fn(|request| handle(connection.clone(), request));
+    let mut http = http1::Builder::new()
+        .max_headers(worker.settings.limits.header_count_max.max(1))
+        .max_buf_size(HTTP1_BUFFER_BYTES.max(worker.settings.limits.header_bytes_max + worker.settings.limits.target_bytes_max))
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service);
+    let activity = &connection.activity;
+    let ended = poll_fn(|context| {
+        activity.timer.register(context);
+        if activity.timer.has_passed() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut http).poll(context).map(Some)
+    })
+    .await;
+    let parts = http.into_parts();
+    let mut io = parts.io.into_inner();
+    let tunnel = connection.tunnel.borrow_mut().take();
+    match (ended, tunnel) {
+        (Some(Ok(())), Some(tunnel)) => {
+            io.put_back(parts.read_buf);
+            upgrade::run(&connection, io, tunnel).await;
+        }
+        (Some(_), _) => linger(io).await,
+        // The client took too long; nothing that it may still send is waited for.
+        (None, _) => {}
+    }
+}
+
+/// Says that nothing more comes and reads what the client still sends: closing at once would reset the
+/// connection, and the answer on its way would be lost (RFC 9112, 9.6).
+async fn linger(mut io: ClientIo) {
+    let closing = async {
+        io.shutdown().await.ok()?;
+        let mut dropped = [0u8; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            let count = io.read(&mut dropped).await.ok().filter(|count| *count > 0)?;
+            left = left.saturating_sub(count);
+        }
+        Some(())
+    };
+    let _ = tokio::time::timeout(LINGER, closing).await;
+}
+
+async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
+    let worker = &connection.worker;
+    let service = {
+        let connection = connection.clone();
+        service_fn(move |request| handle(connection.clone(), request))
+    };
+    let limits = worker.settings.limits;
+    let header_list = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
+    let http = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER)
+        .max_header_list_size(header_list)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+        .serve_connection(TokioIo::new(io), service);
+    let mut http = pin!(http);
+    let activity = &connection.activity;
+    let mut draining = pin!(worker.drain.reached(Phase::Draining));
+    let mut told = false;
+    poll_fn(|context| {
+        activity.timer.register(context);
+        if activity.timer.has_passed() {
+            return Poll::Ready(());
+        }
+        if !told && draining.as_mut().poll(context).is_ready() {
+            told = true;
+            // GOAWAY: streams under way end, new ones go elsewhere.
+            http.as_mut().graceful_shutdown();
+        }
+        Pin::as_mut(&mut http).poll(context).map(drop)
+    })
+    .await;
+}
+

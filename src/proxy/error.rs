@@ -1,0 +1,102 @@
+//! Why a request was not answered by an endpoint: whose fault it is and which status says so, in one table.
+
+use http::StatusCode;
+
+/// Everything that can go wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// Not HTTP as RFC 9110 and 9112 have it, or to be read in two ways.
+    Malformed(&'static str),
+    TargetTooLong,
+    HeadersTooLarge,
+    /// CONNECT, and transfer codings other than chunked.
+    NotImplemented(&'static str),
+    /// The request belongs on another TLS connection.
+    Misdirected,
+    NoRoute,
+    /// The Service is missing, or has no endpoint that takes requests.
+    NoEndpoint,
+    /// More requests in flight than `--max-in-flight`.
+    Overloaded,
+    ClientBodyBroken,
+    ClientBodyTimeout,
+    /// Every endpoint that was tried refused the connection.
+    ConnectFailed,
+    ConnectTimeout,
+    /// The connection broke, or the answer was not HTTP, before its head was complete.
+    UpstreamFailed,
+    UpstreamTimeout,
+}
+
+impl Error {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed(_) | Self::ClientBodyBroken => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoEndpoint | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ConnectFailed | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whether the connection ends with the answer: what follows on it can't be trusted to be a request.
+    pub fn closes(self) -> bool {
+        match self {
+            Self::Malformed(_)
+            | Self::TargetTooLong
+            | Self::HeadersTooLarge
+            | Self::NotImplemented(_)
+            | Self::ClientBodyBroken
+            | Self::ClientBodyTimeout => true,
+            Self::Misdirected
+            | Self::NoRoute
+            | Self::NoEndpoint
+            | Self::Overloaded
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamFailed
+            | Self::UpstreamTimeout => false,
+        }
+    }
+
+    /// What the client is told, in a line.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Malformed(what) | Self::NotImplemented(what) => what,
+            Self::TargetTooLong => "the request target is too long",
+            Self::HeadersTooLarge => "the request header fields are too large",
+            Self::Misdirected => "this host is not served on this TLS connection",
+            Self::NoRoute => "no route for this host and path",
+            Self::NoEndpoint => "no endpoint available",
+            Self::Overloaded => "too many requests in flight",
+            Self::ClientBodyBroken => "the request body is broken",
+            Self::ClientBodyTimeout => "the request body did not arrive in time",
+            Self::ConnectFailed => "no endpoint could be reached",
+            Self::ConnectTimeout => "no endpoint could be reached in time",
+            Self::UpstreamFailed => "the endpoint did not answer",
+            Self::UpstreamTimeout => "the endpoint did not answer in time",
+        }
+    }
+
+    /// Why the request ended, as the access log names it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::TargetTooLong | Self::HeadersTooLarge | Self::NotImplemented(_) => "refused",
+            Self::Misdirected => "misdirected",
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Overloaded => "overloaded",
+            Self::ClientBodyBroken => "client_body_broken",
+            Self::ClientBodyTimeout => "client_body_timeout",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamTimeout => "upstream_timeout",
+        }
+    }
+}

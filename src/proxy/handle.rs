@@ -1,0 +1,214 @@
+//! A request, from its head to its answer's head: load the table once, decide, act. [`decide`] is pure; all
+//! that touches a socket is in `forward`.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use hyper::body::Incoming;
+
+use super::access_log::Record;
+use super::body::{Exchange, ResponseBody};
+use super::connection::Connection;
+use super::error::Error;
+use super::forward::forward;
+use super::headers::{self, Limits, X_GENERATION};
+use crate::model::{HostName, normalize};
+use crate::table::{Route, Table};
+use crate::upstream::{RequestBody, Upstream};
+
+/// Where a request goes, and how.
+pub struct Plan<'t> {
+    pub route: &'t Route,
+    pub upstream: &'t Upstream,
+    /// `Host` for the endpoint.
+    pub host: HeaderValue,
+    /// The protocol that the connection is to be upgraded to.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// What of a connection a decision depends on.
+struct Facts<'c> {
+    limits: Limits,
+    trusted: bool,
+    /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
+    server_name: Option<&'c str>,
+}
+
+/// Answers a request. Whatever goes wrong becomes an answer too.
+pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+    let worker = connection.worker.clone();
+    let table = worker.table();
+    let mut exchange = Exchange::begin(&connection);
+    let (mut head, body) = request.into_parts();
+    if worker.log.is_some() {
+        exchange.record = Some(Box::new(record(&connection, &head, table.generation)));
+    }
+    let version = head.version;
+    let facts = Facts {
+        limits: worker.settings.limits,
+        trusted: connection.peer.trusted,
+        server_name: connection.server_name.as_deref(),
+    };
+    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+        Err(Error::Overloaded)
+    } else {
+        decide(&table, &facts, &mut head, &mut exchange)
+    };
+    let answered = match decided {
+        Ok(plan) => {
+            let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
+            exchange.watch = body.watch();
+            forward(&table, plan, Request::from_parts(head, body), exchange).await
+        }
+        Err(error) => Err((error, exchange)),
+    };
+    let mut response = match answered {
+        Ok(response) => response,
+        Err((error, exchange)) => refuse(error, exchange),
+    };
+    if version < Version::HTTP_2 && worker.is_draining() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if worker.settings.generation_header {
+        response.headers_mut().insert(X_GENERATION, worker.generation_value(table.generation));
+    }
+    Ok(response)
+}
+
+/// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
+/// added of the client.
+fn decide<'t>(table: &'t Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchange) -> Result<Plan<'t>, Error> {
+    check_target(head, facts.limits)?;
+    let host = authority(head)?;
+    let upgrade = headers::clean_request(&mut head.headers, head.version, facts.limits, facts.trusted)?;
+    let name = match &host {
+        Some(host) => {
+            let text = host.to_str().map_err(|_| Error::Malformed("the host is not ASCII"))?;
+            HostName::parse(text).ok_or(Error::Malformed("the host is not a name with an optional port"))?
+        }
+        // HTTP/1.0 may leave it out.
+        None => HostName::parse("none.invalid").expect("it is a name"),
+    };
+    if !table.certificates.may_share(facts.server_name, name.as_str()) {
+        return Err(Error::Misdirected);
+    }
+    let route = find(table, name.as_str(), head)?;
+    exchange.route = route.id;
+    if let Some(record) = &mut exchange.record {
+        record.route = Some((*route.label).into());
+    }
+    let upstream = table.upstream(route).ok_or(Error::NoEndpoint)?;
+    if let Some(record) = &mut exchange.record {
+        record.upstream = Some((*upstream.label).into());
+    }
+    let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
+    Ok(Plan { route, upstream, host, upgrade })
+}
+
+fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
+    if head.method == Method::CONNECT {
+        return Err(Error::NotImplemented("CONNECT is not implemented"));
+    }
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if target.len() > limits.target_bytes_max {
+        return Err(Error::TargetTooLong);
+    }
+    Ok(())
+}
+
+/// The one host that the request is for. HTTP/1.1: exactly one `Host`, and an absolute target that agrees with
+/// it (RFC 9112, 3.2); HTTP/2: `:authority`, and a `Host` that agrees with it if there is one (RFC 9113, 8.3.1).
+fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
+    let mut fields = head.headers.get_all(header::HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Error::Malformed("there is more than one Host"));
+    }
+    match (head.uri.authority(), field) {
+        (Some(authority), _) if authority.as_str().contains('@') => Err(Error::Malformed("the authority has user information")),
+        (Some(authority), Some(field)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            Err(Error::Malformed("Host and the request's authority differ"))
+        }
+        (Some(authority), _) => {
+            let value = HeaderValue::from_str(authority.as_str());
+            value.map(Some).map_err(|_| Error::Malformed("the authority is not ASCII"))
+        }
+        (None, Some(field)) => Ok(Some(field.clone())),
+        (None, None) if head.version == Version::HTTP_10 => Ok(None),
+        (None, None) => Err(Error::Malformed("there is no Host")),
+    }
+}
+
+/// The route by host and path. What was matched is what is sent.
+fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<&'t Route, Error> {
+    if head.uri.path() == "*" || head.uri.path_and_query().is_none() {
+        return Err(Error::Malformed("the request target has no path"));
+    }
+    let path = normalize(head.uri.path()).map_err(|error| Error::Malformed(error.message()))?;
+    let route = table.find(host, &path.matched).ok_or(Error::NoRoute)?;
+    if let Some(other) = path.slash_reading()
+        && !table.find(host, &other).is_some_and(|found| std::ptr::eq(found, route))
+    {
+        return Err(Error::Malformed("the path has another route when its %2F is read as a slash"));
+    }
+    let received = head.uri.path_and_query();
+    if path.sent != head.uri.path() {
+        let target = match head.uri.query() {
+            Some(query) => format!("{}?{query}", path.sent),
+            None => path.sent.into_owned(),
+        };
+        let target = PathAndQuery::try_from(target).map_err(|_| Error::Malformed("the path is not a URI's"))?;
+        head.uri = Uri::from(target);
+    } else if head.uri.authority().is_some() {
+        head.uri = Uri::from(received.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    Ok(route)
+}
+
+/// The answer that says what went wrong.
+fn refuse(error: Error, mut exchange: Exchange) -> Response<ResponseBody> {
+    exchange.status = error.status().as_u16();
+    exchange.reason = Some(error.reason());
+    let text = Bytes::from(format!("{}: {}\n", error.status(), error.message()));
+    let mut response = Response::new(ResponseBody::whole(text, Some(exchange)));
+    *response.status_mut() = error.status();
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if error == Error::Overloaded {
+        fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if error.closes() {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn record(connection: &Connection, head: &Parts, generation: u64) -> Record {
+    Record {
+        time: SystemTime::now(),
+        request_id: head.headers.get(headers::X_REQUEST_ID).cloned(),
+        client: connection.peer.address,
+        method: head.method.clone(),
+        host: authority(head).ok().flatten(),
+        target: head.uri.path_and_query().cloned(),
+        version: head.version,
+        secure: connection.secure,
+        route: None,
+        upstream: None,
+        endpoint: None,
+        status: 0,
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
+        connect: None,
+        upstream_head: None,
+        generation,
+        termination: "",
+    }
+}

@@ -1,0 +1,496 @@
+//! Header fields between the two sides. What belongs to one connection ends here, what a client may not say is
+//! dropped, and what the endpoint should know of the client is added, in this order, so that no `Connection`
+//! field can take away what we add (RFC 9110, 7.6.1).
+
+use std::net::IpAddr;
+
+use http::header::{self, Entry};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use ipnet::IpNet;
+
+use super::error::Error;
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_GENERATION: HeaderName = HeaderName::from_static("x-portunus-generation");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Longest request id that is taken over from a client, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Which fields a message has that need a closer look, found in one pass over them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seen(u32);
+
+impl Seen {
+    const CONNECTION: Self = Self(1);
+    const KEEP_ALIVE: Self = Self(1 << 1);
+    const PROXY_CONNECTION: Self = Self(1 << 2);
+    const TE: Self = Self(1 << 3);
+    const UPGRADE: Self = Self(1 << 4);
+    const HTTP2_SETTINGS: Self = Self(1 << 5);
+    const TRANSFER_ENCODING: Self = Self(1 << 6);
+    const CONTENT_LENGTH: Self = Self(1 << 7);
+    const PROXY: Self = Self(1 << 8);
+    const EXPECT: Self = Self(1 << 9);
+    const FORWARDING: Self = Self(1 << 10);
+    const REQUEST_ID: Self = Self(1 << 11);
+    const UNDERSCORE: Self = Self(1 << 12);
+    const COOKIE: Self = Self(1 << 13);
+    const HOP_BY_HOP: Self = Self(0b111_1111);
+
+    fn of(name: &str) -> Self {
+        match name {
+            "connection" => Self::CONNECTION,
+            "keep-alive" => Self::KEEP_ALIVE,
+            "proxy-connection" => Self::PROXY_CONNECTION,
+            "te" => Self::TE,
+            "upgrade" => Self::UPGRADE,
+            "http2-settings" => Self::HTTP2_SETTINGS,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "content-length" => Self::CONTENT_LENGTH,
+            "proxy" => Self::PROXY,
+            "expect" => Self::EXPECT,
+            "forwarded" | "x-real-ip" => Self::FORWARDING,
+            "x-request-id" => Self::REQUEST_ID,
+            "cookie" => Self::COOKIE,
+            name if name.starts_with("x-forwarded-") => Self::FORWARDING,
+            name if name.contains('_') => Self::UNDERSCORE,
+            _ => Self::default(),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Limits of a request head.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Names, values and four bytes a field for what separates them.
+    pub header_bytes_max: usize,
+    pub header_count_max: usize,
+    pub target_bytes_max: usize,
+}
+
+/// What the endpoint is told of the client.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: IpAddr,
+    /// The address as a field value, made once a connection.
+    pub value: HeaderValue,
+    pub proto: HeaderValue,
+    pub port: HeaderValue,
+    /// The peer is one of `--trusted-proxies`, and what it says of the client counts.
+    pub trusted: bool,
+}
+
+/// Ends what belongs to the client's connection and drops what a client may not say. Returns the protocol that
+/// the request wants to upgrade to.
+pub fn clean_request(
+    headers: &mut HeaderMap,
+    version: Version,
+    limits: Limits,
+    trusted: bool,
+) -> Result<Option<HeaderValue>, Error> {
+    let mut seen = Seen::default();
+    let (mut bytes, mut count, mut crumbs) = (0, 0, 0usize);
+    for (name, value) in headers.iter() {
+        let field = Seen::of(name.as_str());
+        seen.add(field);
+        crumbs += usize::from(field == Seen::COOKIE);
+        bytes += name.as_str().len() + value.len() + 4;
+        count += 1;
+    }
+    // Crumbs of one cookie are one field (RFC 9113, 8.2.3).
+    if bytes > limits.header_bytes_max || count - crumbs.saturating_sub(1) > limits.header_count_max {
+        return Err(Error::HeadersTooLarge);
+    }
+    if seen == Seen::default() {
+        return Ok(None);
+    }
+    if seen.has(Seen::TRANSFER_ENCODING) {
+        check_transfer_encoding(headers, version)?;
+        // Chunked decides how long the body is; hyper writes the framing anew.
+        headers.remove(header::CONTENT_LENGTH);
+    } else if seen.has(Seen::CONTENT_LENGTH) {
+        one_content_length(headers)?;
+    }
+    let upgrade = if seen.has(Seen::UPGRADE) { wanted_upgrade(headers, version) } else { None };
+    if upgrade.is_some() && has_body(headers, seen) {
+        return Err(Error::Malformed("a request to upgrade may not have a body"));
+    }
+    let trailers = seen.has(Seen::TE) && wants_trailers(headers);
+    if seen.has(Seen::HOP_BY_HOP) {
+        remove_hop_by_hop(headers, seen);
+    }
+    if trailers {
+        headers.insert(header::TE, TRAILERS);
+    }
+    if crumbs > 1 {
+        join_cookies(headers);
+    }
+    if seen.has(Seen::EXPECT) {
+        // hyper answers 100-continue when the body is first read; the endpoint needs no question.
+        headers.remove(header::EXPECT);
+    }
+    if seen.has(Seen::PROXY) {
+        headers.remove(PROXY);
+    }
+    if seen.has(Seen::UNDERSCORE) {
+        remove_named(headers, |name| name.contains('_'));
+    }
+    if seen.has(Seen::FORWARDING) && !trusted {
+        let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
+        remove_named(headers, forged);
+    }
+    Ok(upgrade)
+}
+
+/// Exactly one `chunked`, and not from HTTP/1.0: everything else is read differently by different parsers
+/// (RFC 9112, 6.1).
+fn check_transfer_encoding(headers: &HeaderMap, version: Version) -> Result<(), Error> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (first, second) = (values.next(), values.next());
+    if version != Version::HTTP_11 {
+        return Err(Error::Malformed("Transfer-Encoding needs HTTP/1.1"));
+    }
+    match (first, second) {
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(value), None) if !value.as_bytes().to_ascii_lowercase().windows(7).any(|part| part == b"chunked") => {
+            Err(Error::NotImplemented("the transfer coding is not implemented"))
+        }
+        _ => Err(Error::Malformed("Transfer-Encoding must be exactly `chunked`")),
+    }
+}
+
+fn one_content_length(headers: &mut HeaderMap) -> Result<(), Error> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(()) };
+    let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
+    if !digits || values.any(|value| value != first) {
+        return Err(Error::Malformed("Content-Length must be one number"));
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        let first = first.clone();
+        headers.insert(header::CONTENT_LENGTH, first);
+    }
+    Ok(())
+}
+
+fn has_body(headers: &HeaderMap, seen: Seen) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    seen.has(Seen::TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+}
+
+/// The protocol of an upgrade that may be passed on: one token, asked for in `Connection`, and never `h2c`,
+/// which would hide a whole connection from us.
+fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || !connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return None;
+    }
+    let mut values = headers.get_all(header::UPGRADE).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    let token = value.to_str().ok()?;
+    let token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+    let wanted = !token.is_empty() && token.bytes().all(token_byte) && !token.to_ascii_lowercase().starts_with("h2");
+    wanted.then(|| value.clone())
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+    if seen.has(Seen::CONNECTION) {
+        let kept = |name: &HeaderName| {
+            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(Seen::FORWARDING)
+        };
+        let named: Vec<HeaderName> = connection_tokens(headers)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .filter(|name| !kept(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    let fields = [
+        (Seen::KEEP_ALIVE, KEEP_ALIVE),
+        (Seen::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Seen::TE, header::TE),
+        (Seen::UPGRADE, header::UPGRADE),
+        (Seen::HTTP2_SETTINGS, HTTP2_SETTINGS),
+        (Seen::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
+    ];
+    for (flag, name) in fields {
+        if seen.has(flag) {
+            headers.remove(name);
+        }
+    }
+}
+
+fn remove_named(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("values joined by printable bytes are a value");
+    headers.insert(header::COOKIE, joined);
+}
+
+/// Tells the endpoint who asks. Returns the client's address: the peer's, or what a trusted one says it is.
+pub fn add_forwarding(headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue, trusted: &[IpNet]) -> IpAddr {
+    headers.reserve(7);
+    let mut client = peer.address;
+    if peer.trusted && headers.contains_key(&X_FORWARDED_FOR) {
+        client = read_forwarded_for(headers, peer.address, trusted);
+        extend_forwarded_for(headers, &peer.value);
+        let value = HeaderValue::from_str(&client.to_string()).expect("an address is a value");
+        headers.insert(X_REAL_IP, value);
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer.value.clone());
+        headers.insert(X_REAL_IP, peer.value.clone());
+    }
+    insert(headers, X_FORWARDED_PROTO, &peer.proto, peer.trusted);
+    insert(headers, X_FORWARDED_HOST, host, peer.trusted);
+    insert(headers, X_FORWARDED_PORT, &peer.port, peer.trusted);
+    client
+}
+
+/// Sets a field; what a trusted peer has set stays.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, keep: bool) {
+    match headers.entry(name) {
+        Entry::Occupied(_) if keep => {}
+        Entry::Occupied(mut entry) => drop(entry.insert(value.clone())),
+        Entry::Vacant(entry) => drop(entry.insert(value.clone())),
+    }
+}
+
+/// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2).
+fn read_forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let values: Vec<&str> =
+        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let mut client = peer;
+    for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
+        client = address.to_canonical();
+        if !is_trusted(client, trusted) {
+            break;
+        }
+    }
+    client
+}
+
+fn extend_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
+    let mut all: Vec<&[u8]> = headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    all.push(peer.as_bytes());
+    let joined = HeaderValue::from_bytes(&all.join(&b", "[..])).expect("values joined by printable bytes are a value");
+    headers.insert(X_FORWARDED_FOR, joined);
+}
+
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// Keeps the request's id, or gives it one: 128 random bits in hexadecimal.
+pub fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    match headers.entry(X_REQUEST_ID) {
+        Entry::Occupied(entry) if (1..=REQUEST_ID_BYTES_MAX).contains(&entry.get().len()) => entry.get().clone(),
+        Entry::Occupied(mut entry) => {
+            let id = new_request_id();
+            entry.insert(id.clone());
+            id
+        }
+        Entry::Vacant(entry) => entry.insert(new_request_id()).clone(),
+    }
+}
+
+fn new_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut random = fastrand::u128(..);
+    let mut text = [0u8; 32];
+    for digit in &mut text {
+        *digit = DIGITS[(random & 15) as usize];
+        random >>= 4;
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a value")
+}
+
+/// Asks the endpoint to upgrade the connection.
+pub fn ask_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::CONNECTION, UPGRADE);
+    headers.insert(header::UPGRADE, protocol);
+}
+
+/// Ends what belongs to the endpoint's connection.
+pub fn clean_response(headers: &mut HeaderMap) {
+    let mut seen = Seen::default();
+    for name in headers.keys() {
+        seen.add(Seen::of(name.as_str()));
+    }
+    if seen.has(Seen::HOP_BY_HOP) {
+        if seen.has(Seen::TRANSFER_ENCODING) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        remove_hop_by_hop(headers, seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { header_bytes_max: 1000, header_count_max: 10, target_bytes_max: 100 };
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        fields.iter().map(pair).fold(HeaderMap::new(), |mut map, (name, value)| {
+            map.append(name, value);
+            map
+        })
+    }
+
+    fn clean(fields: &[(&'static str, &str)]) -> (Result<Option<HeaderValue>, Error>, Vec<String>) {
+        let mut headers = map(fields);
+        let result = clean_request(&mut headers, Version::HTTP_11, LIMITS, false);
+        (result, headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_ends_here() {
+        let (result, left) = clean(&[
+            ("host", "a"),
+            ("connection", "close, X-Private, Host, content-length"),
+            ("x-private", "1"),
+            ("keep-alive", "1"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "Chunked"),
+            ("content-length", "4"),
+            ("http2-settings", "x"),
+            ("upgrade", "h2c"),
+        ]);
+        assert_eq!(result, Ok(None));
+        assert_eq!(left, ["host: a", "te: trailers"]);
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_is_dropped() {
+        let fields = [
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-prefix", "/admin"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("proxy", "http://evil"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(clean(&fields).1, ["accept: */*"]);
+    }
+
+    #[test]
+    fn framing_that_could_be_read_in_two_ways_is_refused() {
+        let malformed = [
+            &[("transfer-encoding", "chunked, chunked")][..],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", ",chunked")],
+            &[("content-length", "1"), ("content-length", "2")],
+            &[("content-length", "+1")],
+            &[("content-length", "1, 1")],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("content-length", "5")],
+        ];
+        for fields in malformed {
+            assert!(matches!(clean(fields).0, Err(Error::Malformed(_))), "{fields:?}");
+        }
+        assert!(matches!(clean(&[("transfer-encoding", "gzip")]).0, Err(Error::NotImplemented(_))));
+        let mut headers = map(&[("transfer-encoding", "chunked")]);
+        let old = clean_request(&mut headers, Version::HTTP_10, LIMITS, false);
+        assert!(matches!(old, Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn only_plain_upgrades_are_passed_on() {
+        let upgrade = |connection: &str, protocol: &str| clean(&[("connection", connection), ("upgrade", protocol)]).0.unwrap();
+        assert_eq!(upgrade("keep-alive, Upgrade", "websocket").unwrap(), "websocket");
+        assert_eq!(upgrade("close", "websocket"), None);
+        assert_eq!(upgrade("upgrade", "h2c"), None);
+        assert_eq!(upgrade("upgrade", "H2C"), None);
+        assert_eq!(upgrade("upgrade", "websocket, h2c"), None);
+    }
+
+    #[test]
+    fn limits_count_fields_and_bytes_and_a_cookie_once() {
+        let crumbs = vec![("cookie", "a=b"); 20];
+        let (result, left) = clean(&crumbs);
+        assert_eq!((result, left.len()), (Ok(None), 1));
+        assert!(left[0].starts_with("cookie: a=b; a=b"));
+        assert_eq!(clean(&[("accept", "x"); 11]).0, Err(Error::HeadersTooLarge));
+        assert_eq!(clean(&[("accept", &"x".repeat(991))]).0, Err(Error::HeadersTooLarge));
+        assert_eq!(clean(&[("accept", &"x".repeat(990))]).0, Ok(None));
+    }
+
+    #[test]
+    fn the_client_is_read_from_the_right_through_trusted_networks() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let peer = |address: &str, trusted| Peer {
+            address: address.parse().unwrap(),
+            value: HeaderValue::from_str(address).unwrap(),
+            proto: HeaderValue::from_static("http"),
+            port: HeaderValue::from_static("80"),
+            trusted,
+        };
+        let table = [
+            ("10.0.0.1", true, "1.1.1.1, 2.2.2.2, 10.0.0.9", "2.2.2.2", "1.1.1.1, 2.2.2.2, 10.0.0.9, 10.0.0.1"),
+            ("10.0.0.1", true, "10.0.0.7", "10.0.0.7", "10.0.0.7, 10.0.0.1"),
+            ("10.0.0.1", true, "bad, 10.0.0.7", "10.0.0.7", "bad, 10.0.0.7, 10.0.0.1"),
+            ("3.3.3.3", false, "1.1.1.1", "3.3.3.3", "3.3.3.3"),
+        ];
+        for (address, is_trusted, before, client, after) in table {
+            let mut headers = map(&[("x-forwarded-for", before), ("x-forwarded-proto", "https")]);
+            clean_request(&mut headers, Version::HTTP_11, LIMITS, is_trusted).unwrap();
+            let host = HeaderValue::from_static("a.example");
+            let found = add_forwarding(&mut headers, &peer(address, is_trusted), &host, &trusted);
+            assert_eq!(found.to_string(), client);
+            assert_eq!(headers[X_FORWARDED_FOR], after);
+            assert_eq!(headers[X_REAL_IP], client);
+            assert_eq!(headers[X_FORWARDED_PROTO], if is_trusted { "https" } else { "http" });
+            assert_eq!(headers[X_FORWARDED_HOST], "a.example");
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_id() {
+        let mut headers = map(&[("x-request-id", "mine")]);
+        assert_eq!(request_id(&mut headers), "mine");
+        let mut headers = HeaderMap::new();
+        let id = request_id(&mut headers);
+        assert_eq!((id.len(), &headers[X_REQUEST_ID]), (32, &id));
+    }
+}

@@ -1,0 +1,120 @@
+//! Listening sockets: each worker has its own for every address, by `SO_REUSEPORT`, so that the kernel spreads
+//! connections and no worker waits for another. Accepting never stops the process: when descriptors run out it
+//! pauses, and beyond the limit of connections a new one is closed at once.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::connection;
+use super::worker::Worker;
+use crate::drain::Phase;
+
+/// Connections that wait to be accepted, per socket; the kernel bounds it by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One worker's sockets.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub http: Vec<StdListener>,
+    pub https: Vec<StdListener>,
+}
+
+/// Binds an address once per worker. Port 0 takes a free port, the same for all workers.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdListener>> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(workers);
+    for index in 0..workers {
+        // The first socket must find the port free: with SO_REUSEPORT from the start, a second Portunus
+        // would silently take half of the first one's connections.
+        if index == 0 && address.port() != 0 {
+            drop(socket(address, false)?);
+        }
+        let listener = socket(address, true)?;
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 clients too, whatever the system's default is.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Serves all of a worker's sockets; returns once the process has drained.
+pub async fn accept(worker: Rc<Worker>, listeners: Listeners) {
+    let mut accepting = JoinSet::new();
+    let all = listeners.http.into_iter().map(|socket| (socket, false));
+    for (socket, secure) in all.chain(listeners.https.into_iter().map(|socket| (socket, true))) {
+        let listener = TcpListener::from_std(socket).expect("the socket is non-blocking and the runtime runs");
+        accepting.spawn_local(accept_one(worker.clone(), listener, secure));
+    }
+    accepting.join_all().await;
+    worker.drain.reached(Phase::Stopping).await;
+}
+
+async fn accept_one(worker: Rc<Worker>, listener: TcpListener, secure: bool) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    loop {
+        // While draining, a client that still comes here is served: closing the socket would reset those
+        // that wait to be accepted.
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.drain.reached(Phase::Stopping) => return,
+        };
+        match accepted {
+            Ok((stream, client)) => admit(&worker, stream, client, port, secure),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "accept failed, pausing");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client went away between its handshake and our accept.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, secure: bool) {
+    let kind = usize::from(secure);
+    worker.cells.accepted[kind].add(1);
+    let open = worker.drain.connections.fetch_add(1, Ordering::Relaxed);
+    if open >= worker.settings.connections_max {
+        worker.cells.refused.add(1);
+        worker.cells.closed[kind].add(1);
+        worker.drain.connections.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    // Answers leave at once; hyper already joins what belongs together.
+    let _ = stream.set_nodelay(true);
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        connection::serve(&worker, stream, client, port, secure).await;
+        worker.cells.closed[kind].add(1);
+        worker.drain.connections.fetch_sub(1, Ordering::Relaxed);
+    });
+}

@@ -1,0 +1,18 @@
+//! The hot path: accepts connections, reads requests, decides by the table, and forwards. Each worker is a
+//! thread of its own that shares nothing with the others but the table's pointer and the process's drain.
+
+mod access_log;
+mod body;
+mod connection;
+mod error;
+mod forward;
+mod handle;
+mod headers;
+mod io;
+mod listener;
+mod upgrade;
+mod worker;
+
+pub use access_log::{AccessLog, Destination};
+pub use listener::{Listeners, bind};
+pub use worker::{Settings, run};

@@ -1,0 +1,163 @@
+//! One worker: a thread with a runtime, sockets, connections to endpoints and counters of its own. With the
+//! others it shares the table's pointer, which it looks at once a request, and the drain.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::Cache;
+use http::HeaderValue;
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use tokio::task::LocalSet;
+
+use super::access_log::AccessLog;
+use super::headers::Limits;
+use super::listener::{self, Listeners};
+use crate::clock::{Clock, TICK, ticks};
+use crate::drain::{Drain, Phase};
+use crate::metrics::WorkerCells;
+use crate::table::{Current, Table};
+use crate::upstream::{PoolSettings, Pools};
+
+/// How often a worker looks through its idle connections, in ticks.
+const SWEEP_TICKS: u64 = 10;
+
+/// What the operator decides for the hot path. Durations in ticks of the worker's clock.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub limits: Limits,
+    pub trusted_proxies: Vec<IpNet>,
+    pub request_head_timeout: u64,
+    pub idle_timeout: u64,
+    pub handshake_timeout: Duration,
+    pub request_body_timeout: u64,
+    pub response_write_timeout: u64,
+    pub upstream_read_timeout: u64,
+    pub upstream_write_timeout: u64,
+    pub tunnel_idle_timeout: u64,
+    pub pools: PoolSettings,
+    /// Of the whole process.
+    pub connections_max: usize,
+    /// Of one worker.
+    pub in_flight_max: u32,
+    pub generation_header: bool,
+}
+
+/// What a worker is given.
+pub struct Start {
+    pub settings: Arc<Settings>,
+    pub current: Arc<Current>,
+    pub cells: Arc<WorkerCells>,
+    pub tls: Arc<ServerConfig>,
+    pub log: Option<AccessLog>,
+    pub drain: Arc<Drain>,
+    pub listeners: Listeners,
+}
+
+/// A worker's own things. Everything that runs on its thread holds this.
+pub struct Worker {
+    pub settings: Arc<Settings>,
+    pub cells: Arc<WorkerCells>,
+    pub tls: Arc<ServerConfig>,
+    pub log: Option<AccessLog>,
+    pub drain: Arc<Drain>,
+    pub clock: Rc<Clock>,
+    pub pools: Pools,
+    pub in_flight: Cell<u32>,
+    cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
+    table: RefCell<Rc<Arc<Table>>>,
+    generation: RefCell<(u64, HeaderValue)>,
+}
+
+/// Runs a worker on this thread until the process has drained.
+pub fn run(start: Start) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        // A worker with many ready connections still looks at its sockets often enough.
+        .event_interval(31)
+        .build()
+        .expect("a runtime needs only an epoll descriptor");
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let worker = Worker::new(&start);
+        let accepting = listener::accept(worker.clone(), start.listeners);
+        tokio::select! {
+            () = accepting => {}
+            () = tick(&worker) => {}
+        }
+    });
+}
+
+/// Moves the clock on, until the worker has nothing left to do.
+async fn tick(worker: &Rc<Worker>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        worker.clock.tick();
+        // An idle worker takes up a new table too, or it would keep the old one alive.
+        drop(worker.table());
+        if worker.clock.now() % SWEEP_TICKS == 0 {
+            worker.pools.sweep();
+        }
+        if worker.drain.phase() == Phase::Stopping {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn new(start: &Start) -> Rc<Self> {
+        let clock = Rc::new(Clock::default());
+        let mut cache = Cache::new(start.current.clone());
+        let table = Rc::new(cache.load().clone());
+        Rc::new(Self {
+            settings: start.settings.clone(),
+            cells: start.cells.clone(),
+            tls: start.tls.clone(),
+            log: start.log.clone(),
+            drain: start.drain.clone(),
+            pools: Pools::new(start.settings.pools.clone(), clock.clone(), start.cells.clone()),
+            clock,
+            in_flight: Cell::new(0),
+            cache: RefCell::new(cache),
+            table: RefCell::new(table),
+            generation: RefCell::new((0, HeaderValue::from_static("0"))),
+        })
+    }
+
+    /// The table of now. Costs a look at one pointer; the count that clones of it share is this worker's own.
+    pub fn table(&self) -> Rc<Arc<Table>> {
+        let mut cache = self.cache.borrow_mut();
+        let current = cache.load();
+        let mut held = self.table.borrow_mut();
+        if !Arc::ptr_eq(current, &held) {
+            *held = Rc::new(current.clone());
+            self.pools.retain(held.upstreams());
+        }
+        held.clone()
+    }
+
+    /// The table's number as a field value.
+    pub fn generation_value(&self, generation: u64) -> HeaderValue {
+        let mut value = self.generation.borrow_mut();
+        if value.0 != generation {
+            *value = (generation, HeaderValue::from(generation));
+        }
+        value.1.clone()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drain.phase() != Phase::Serving
+    }
+}
+
+impl Settings {
+    /// In ticks, as the clock counts.
+    pub fn in_ticks(duration: Duration) -> u64 {
+        ticks(duration)
+    }
+}

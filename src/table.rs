@@ -1,0 +1,205 @@
+//! The compiled form of a snapshot: what a request is decided by. A table is never changed; the next one shares
+//! with it whatever did not change, and one swap publishes all of it: routes, endpoints and certificates.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
+use serde_json::{Value, json};
+
+use crate::metrics::{Metrics, RouteId};
+use crate::model::{BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::router::{HostRoutes, Routes};
+use crate::tls::{Certificates, default_certificate};
+use crate::upstream::{Registry, Slot, Upstream};
+
+/// Where a rule sends to.
+#[derive(Debug)]
+pub struct Route {
+    /// `namespace/name` of the object that asked for it.
+    pub label: Arc<str>,
+    pub id: RouteId,
+    backends: Vec<(Arc<Slot>, u32)>,
+    weight: u32,
+}
+
+impl Route {
+    /// The place of the backend that takes this request, by weight; `None` if no backend takes any.
+    fn backend(&self) -> Option<&Slot> {
+        if let [(slot, 1..)] = &self.backends[..] {
+            return Some(slot);
+        }
+        let mut at = if self.weight == 0 { return None } else { fastrand::u32(..self.weight) };
+        for (slot, weight) in &self.backends {
+            match at.checked_sub(*weight) {
+                Some(rest) => at = rest,
+                None => return Some(slot),
+            }
+        }
+        None
+    }
+}
+
+#[derive(Debug)]
+pub struct Table {
+    /// Counts the tables of the process, from 1; 0 is the empty one before the first.
+    pub generation: u64,
+    pub certificates: Certificates,
+    routes: Arc<Routes<Route>>,
+    /// By the backend's slot.
+    upstreams: Vec<Option<Arc<Upstream>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Table {
+    /// The route for a host in lower case and a path in normal form.
+    pub fn find(&self, host: &str, path: &str) -> Option<&Route> {
+        self.routes.find(host)?.find(path)
+    }
+
+    /// The backend that takes a request of the route.
+    pub fn upstream(&self, route: &Route) -> Option<&Upstream> {
+        self.upstreams.get(route.backend()?.index)?.as_deref()
+    }
+
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.upstreams.iter().flatten().map(AsRef::as_ref)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.metrics.tables_alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The table in use, which workers watch.
+pub type Current = ArcSwap<Table>;
+
+/// Makes tables and publishes them. One of it, on the control thread.
+#[derive(Debug)]
+pub struct Publisher {
+    pub current: Arc<Current>,
+    registry: Registry,
+    slots: HashMap<BackendKey, Arc<Slot>>,
+    self_signed: Arc<CertifiedKey>,
+    metrics: Arc<Metrics>,
+    /// Replaced tables that a worker may still hold. They are freed here, so that no worker pays for it.
+    retired: Vec<Arc<Table>>,
+}
+
+impl Publisher {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let self_signed = default_certificate();
+        metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
+        let empty = Table {
+            generation: 0,
+            certificates: Certificates::new(self_signed.clone()),
+            routes: Arc::default(),
+            upstreams: Vec::new(),
+            metrics: metrics.clone(),
+        };
+        let current = Arc::new(Current::from_pointee(empty));
+        Self { current, registry: Registry::default(), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+    }
+
+    /// Compiles what changed and publishes the whole as the next generation.
+    pub fn publish(&mut self, snapshot: &Snapshot, changed: &Changed) -> u64 {
+        let previous = self.current.load_full();
+        let upstreams = self.upstreams(&previous, snapshot, changed);
+        let routes = self.routes(&previous, snapshot, changed);
+        let certificates = self.certificates(&previous, snapshot, changed);
+        let generation = previous.generation + 1;
+        self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
+        let table = Table { generation, certificates, routes, upstreams, metrics: self.metrics.clone() };
+        drop(previous);
+        self.retired.push(self.current.swap(Arc::new(table)));
+        self.metrics.generation.store(generation, Ordering::Relaxed);
+        self.free_retired();
+        generation
+    }
+
+    /// Frees replaced tables that nobody holds any more.
+    pub fn free_retired(&mut self) {
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
+    }
+
+    fn upstreams(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Vec<Option<Arc<Upstream>>> {
+        let mut upstreams = previous.upstreams.clone();
+        for key in &changed.backends {
+            let Some(backend) = snapshot.backends.get(key) else {
+                if let Some(slot) = self.slots.remove(key) {
+                    upstreams[slot.index] = None;
+                }
+                continue;
+            };
+            let slot = self.slots.entry(key.clone()).or_insert_with(|| self.registry.backend_slot()).clone();
+            if upstreams.len() <= slot.index {
+                upstreams.resize(slot.index + 1, None);
+            }
+            let compiled = self.registry.reconcile(backend, slot.clone(), upstreams[slot.index].as_deref());
+            upstreams[slot.index] = Some(Arc::new(compiled));
+        }
+        upstreams
+    }
+
+    fn routes(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+        let mut routes = previous.routes.clone();
+        for pattern in &changed.hosts {
+            let all = Arc::make_mut(&mut routes);
+            // A host without rules is only named in a TLS block, and takes nothing from a wildcard.
+            match snapshot.hosts.get(pattern).filter(|host| !host.rules.is_empty()) {
+                Some(host) => all.insert(pattern, Arc::new(HostRoutes::new(host, |rule| self.route(rule)))),
+                None => all.remove(pattern),
+            }
+        }
+        routes
+    }
+
+    fn route(&self, rule: &Rule) -> Route {
+        let label = rule.source.to_string();
+        let slot = |backend: &BackendRef| Some((self.slots.get(&backend.backend)?.clone(), backend.weight));
+        let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
+        let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
+        Route { id: self.metrics.route(&label), label: label.into(), backends, weight }
+    }
+
+    fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {
+        let mut certificates = previous.certificates.clone();
+        for secret in &changed.certificates {
+            match snapshot.certificates.get(secret) {
+                Some(certificate) => certificates.load(secret, certificate),
+                None => certificates.unload(secret),
+            }
+        }
+        for pattern in changed.hosts.iter().filter(|pattern| **pattern != HostPattern::Any) {
+            let secret = snapshot.hosts.get(pattern).and_then(|host| host.certificate.as_ref());
+            certificates.assign(pattern, secret);
+        }
+        // The operator's default goes before that of an Ingress without hosts.
+        let of_any = snapshot.hosts.get(&HostPattern::Any).and_then(|host| host.certificate.as_ref());
+        certificates.assign_default(snapshot.default_certificate.as_ref().or(of_any), &self.self_signed);
+        certificates
+    }
+}
+
+/// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.
+pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
+    let certificate = |(secret, certificate): (&crate::model::ObjectName, &Arc<crate::model::Certificate>)| {
+        json!({
+            "secret": secret,
+            "names": certificate.names,
+            "not_before": certificate.not_before,
+            "not_after": certificate.not_after,
+        })
+    };
+    json!({
+        "generation": generation,
+        "hosts": snapshot.hosts.values().collect::<Vec<_>>(),
+        "backends": snapshot.backends.values().collect::<Vec<_>>(),
+        "certificates": snapshot.certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "default_certificate": snapshot.default_certificate,
+    })
+}

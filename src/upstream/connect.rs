@@ -1,0 +1,232 @@
+//! Makes connections to endpoints: TCP, TLS where the backend speaks it, and hyper's client on top. An HTTP/1.1
+//! connection has no task of its own: whoever uses it drives it, so that a request costs no wake-up of another
+//! task. HTTP/2 connections are shared, and have one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{Endpoint, RequestBody};
+use crate::metrics::WorkerCells;
+use crate::model::Protocol;
+
+/// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Most fields in a response head.
+const HEADERS_MAX: usize = 128;
+/// Flow-control windows towards HTTP/2 endpoints, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Largest header list from an HTTP/2 endpoint, in bytes.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Why there is no connection. Nothing was sent: the request may go elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("connect: {0}")]
+    Tcp(#[source] io::Error),
+    #[error("TLS handshake: {0}")]
+    Tls(#[source] io::Error),
+    #[error("HTTP handshake: {0}")]
+    Http(#[source] hyper::Error),
+    #[error("no connection within {}ms", .0.as_millis())]
+    TimedOut(Duration),
+}
+
+/// An HTTP/1.1 connection, driven by whoever holds it.
+pub struct Http1 {
+    pub sender: http1::SendRequest<RequestBody>,
+    connection: Box<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>,
+    over: bool,
+    _open: Open,
+}
+
+/// A handle of a shared HTTP/2 connection.
+#[derive(Clone)]
+pub struct Http2 {
+    pub sender: http2::SendRequest<RequestBody>,
+}
+
+pub(super) enum Connected {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+/// Counts a connection as long as it lives.
+struct Open(Arc<WorkerCells>);
+
+impl Open {
+    fn new(cells: &Arc<WorkerCells>) -> Self {
+        cells.upstream_connections.add(1);
+        Self(cells.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.upstream_connections_closed.add(1);
+    }
+}
+
+impl Http1 {
+    /// Lets the connection read and write; `Ready` when it is over.
+    pub fn poll_drive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = self.connection.poll_without_shutdown(context);
+        self.over = polled.is_ready();
+        polled
+    }
+
+    /// Whether the last exchange is complete and another request may be sent.
+    pub fn is_ready(&self) -> bool {
+        !self.over && self.sender.is_ready()
+    }
+
+    /// The socket, and what was read beyond the head of a 101.
+    pub fn into_parts(self) -> (UpstreamIo, bytes::Bytes) {
+        let parts = self.connection.into_parts();
+        (parts.io.into_inner(), parts.read_buf)
+    }
+}
+
+/// Connects within `timeout`.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    protocol: Protocol,
+    tls: Option<&Arc<ClientConfig>>,
+    timeout: Duration,
+    cells: &Arc<WorkerCells>,
+) -> Result<Connected, ConnectError> {
+    let attempt = async {
+        let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+        // Heads and bodies leave in whole writes; waiting for more only costs time.
+        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let (io, http2) = match tls {
+            None => (UpstreamIo::Plain(stream), protocol == Protocol::H2c),
+            Some(config) => {
+                let name = ServerName::IpAddress(endpoint.address.ip().into());
+                let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (UpstreamIo::Tls(Box::new(stream)), http2)
+            }
+        };
+        if http2 { shake_http2(io, cells).await } else { shake_http1(io, cells).await }
+    };
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(connected) => connected,
+        Err(_) => Err(ConnectError::TimedOut(timeout)),
+    }
+}
+
+async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(ConnectError::Http)?;
+    Ok(Connected::Http1(Http1 { sender, connection: Box::new(connection), over: false, _open: Open::new(cells) }))
+}
+
+async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // No pings: gRPC servers close a connection that sends more than one in five minutes. A dead one is
+        // found by the requests' own time limits.
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(ConnectError::Http)?;
+    let open = Open::new(cells);
+    tokio::task::spawn_local(async move {
+        // How it ended shows in the requests that were on it.
+        let _ = connection.await;
+        drop(open);
+    });
+    Ok(Connected::Http2(Http2 { sender }))
+}
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}
+
+/// The socket of an upstream connection.
+#[derive(Debug)]
+pub enum UpstreamIo {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! One worker's connections to endpoints, by slot: idle HTTP/1.1 connections, last used first, and one shared
+//! HTTP/2 connection each; requests in flight and latency, for balancing. Lives on one thread, needs no lock.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use super::connect::{Connected, connect};
+use super::{ConnectError, Endpoint, Http1, Http2, Slot, Upstream};
+use crate::balance::{Latency, Load, Request};
+use crate::clock::Clock;
+use crate::metrics::WorkerCells;
+use crate::model::Protocol;
+
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    pub connect_timeout: Duration,
+    /// Idle connections are closed after so many ticks.
+    pub idle_ticks: u64,
+    /// Most idle connections kept for one endpoint by one worker.
+    pub idle_max: usize,
+}
+
+pub struct Pools {
+    settings: PoolSettings,
+    clock: Rc<Clock>,
+    cells: Arc<WorkerCells>,
+    endpoints: RefCell<Vec<Pool>>,
+    /// Requests per backend, for taking turns: epoch and count by the backend's slot.
+    turns: RefCell<Vec<(u64, u32)>>,
+}
+
+/// What a worker has of one endpoint.
+#[derive(Default)]
+struct Pool {
+    epoch: u64,
+    idle: Vec<Idle>,
+    http2: Option<Http2>,
+    /// Held while an HTTP/2 connection is being made, so that a burst makes one and shares it.
+    connecting: Rc<tokio::sync::Mutex<()>>,
+    in_flight: u32,
+    latency: Option<Latency>,
+}
+
+struct Idle {
+    connection: Http1,
+    since: u64,
+}
+
+/// A connection to send a request over.
+pub enum Acquired {
+    Http1 { connection: Http1, reused: bool },
+    Http2 { connection: Http2, reused: bool },
+}
+
+impl Pools {
+    pub fn new(settings: PoolSettings, clock: Rc<Clock>, cells: Arc<WorkerCells>) -> Self {
+        Self { settings, clock, cells, endpoints: RefCell::default(), turns: RefCell::default() }
+    }
+
+    /// Picks an endpoint by the backend's policy: its index, unless all were tried.
+    pub fn pick(&self, upstream: &Upstream, key: u64, tried: &[usize]) -> Option<usize> {
+        let turn = self.turn(&upstream.slot);
+        if let [_] = upstream.endpoints[..] {
+            return tried.is_empty().then_some(0);
+        }
+        let now = upstream.balancer.wants_latency().then(Instant::now);
+        let load = |index: usize| self.load(&upstream.endpoints[index].slot, now);
+        upstream.balancer.pick(&Request { turn, random: fastrand::u64(..), key, tried, load: &load })
+    }
+
+    /// A connection to the endpoint: an idle or shared one, or a new one.
+    pub async fn acquire(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
+        if let Some(acquired) = self.take(&endpoint.slot) {
+            return Ok(acquired);
+        }
+        let multiplexes = matches!(upstream.protocol, Protocol::H2c | Protocol::Tls);
+        if !multiplexes {
+            return self.connect(upstream, endpoint).await;
+        }
+        let connecting = self.with(&endpoint.slot, |pool| pool.connecting.clone());
+        let _one_at_a_time = connecting.lock().await;
+        match self.take(&endpoint.slot) {
+            Some(acquired) => Ok(acquired),
+            None => self.connect(upstream, endpoint).await,
+        }
+    }
+
+    /// An open connection, if there is one.
+    fn take(&self, slot: &Slot) -> Option<Acquired> {
+        self.with(slot, |pool| {
+            if let Some(idle) = pool.idle.pop() {
+                return Some(Acquired::Http1 { connection: idle.connection, reused: true });
+            }
+            let open = pool.http2.as_ref().filter(|http2| !http2.sender.is_closed()).cloned();
+            if open.is_none() {
+                pool.http2 = None;
+            }
+            open.map(|connection| Acquired::Http2 { connection, reused: true })
+        })
+    }
+
+    /// A new HTTP/1.1 connection where the protocol allows, for a request that must not share one.
+    pub async fn connect_alone(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
+        self.connect(upstream, endpoint).await
+    }
+
+    async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
+        let tls = upstream.tls.as_ref();
+        let connected = connect(endpoint, upstream.protocol, tls, self.settings.connect_timeout, &self.cells).await;
+        match connected {
+            Ok(Connected::Http1(connection)) => Ok(Acquired::Http1 { connection, reused: false }),
+            Ok(Connected::Http2(connection)) => {
+                self.with(&endpoint.slot, |pool| pool.http2 = Some(connection.clone()));
+                Ok(Acquired::Http2 { connection, reused: false })
+            }
+            Err(error) => {
+                self.cells.upstream_connect_failures.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back an HTTP/1.1 connection that is ready for the next request.
+    pub fn release(&self, slot: usize, epoch: u64, connection: Http1) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let Some(pool) = endpoints.get_mut(slot).filter(|pool| pool.epoch == epoch) else { return };
+        if pool.idle.len() < self.settings.idle_max {
+            pool.idle.push(Idle { connection, since: self.clock.now() });
+        }
+    }
+
+    /// Counts a request to the endpoint until it is told to have ended.
+    pub fn begin(&self, slot: &Slot) {
+        self.with(slot, |pool| pool.in_flight += 1);
+    }
+
+    pub fn end(&self, slot: usize, epoch: u64) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if let Some(pool) = endpoints.get_mut(slot).filter(|pool| pool.epoch == epoch) {
+            pool.in_flight -= 1;
+        }
+    }
+
+    /// Notes how long an endpoint took to answer.
+    pub fn observe(&self, slot: &Slot, latency: Duration, now: Instant) {
+        self.with(slot, |pool| pool.latency.get_or_insert_with(|| Latency::new(now)).observe(latency, now));
+    }
+
+    /// Closes connections that were idle too long or that the endpoint has closed.
+    pub fn sweep(&self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let now = self.clock.now();
+        for pool in self.endpoints.borrow_mut().iter_mut() {
+            pool.idle.retain_mut(|idle| {
+                now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive(&mut context).is_pending()
+            });
+            if pool.http2.as_ref().is_some_and(|http2| http2.sender.is_closed()) {
+                pool.http2 = None;
+            }
+        }
+    }
+
+    /// Closes what no upstream of the new table names. Requests that are under way keep what they hold.
+    pub fn retain<'a>(&self, upstreams: impl Iterator<Item = &'a Upstream>) {
+        let live: HashSet<(usize, u64)> = upstreams
+            .flat_map(|upstream| &upstream.endpoints)
+            .map(|endpoint| (endpoint.slot.index, endpoint.slot.epoch))
+            .collect();
+        for (index, pool) in self.endpoints.borrow_mut().iter_mut().enumerate() {
+            if !live.contains(&(index, pool.epoch)) {
+                pool.idle = Vec::new();
+                pool.http2 = None;
+            }
+        }
+    }
+
+    fn load(&self, slot: &Slot, now: Option<Instant>) -> Load {
+        self.with(slot, |pool| Load {
+            in_flight: pool.in_flight,
+            latency: now.zip(pool.latency).map_or(0.0, |(now, latency)| latency.microseconds(now)),
+        })
+    }
+
+    fn turn(&self, slot: &Slot) -> u32 {
+        let mut turns = self.turns.borrow_mut();
+        if turns.len() <= slot.index {
+            turns.resize(slot.index + 1, (0, 0));
+        }
+        let (epoch, turn) = &mut turns[slot.index];
+        if *epoch != slot.epoch {
+            // Each worker starts at a place of its own, so that together they don't favour the first endpoint.
+            (*epoch, *turn) = (slot.epoch, fastrand::u32(..));
+        }
+        *turn = turn.wrapping_add(1);
+        *turn
+    }
+
+    /// The pool of a slot; an earlier life's is emptied first.
+    fn with<T>(&self, slot: &Slot, act: impl FnOnce(&mut Pool) -> T) -> T {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if endpoints.len() <= slot.index {
+            endpoints.resize_with(slot.index + 1, Pool::default);
+        }
+        let pool = &mut endpoints[slot.index];
+        if pool.epoch != slot.epoch {
+            *pool = Pool { epoch: slot.epoch, ..Pool::default() };
+        }
+        act(pool)
+    }
+}

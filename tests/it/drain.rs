@@ -1,0 +1,188 @@
+//! SIGTERM lets what runs finish; a second one does not wait.
+
+use crate::harness::certificates::Authority;
+use crate::harness::h1::Connection;
+use crate::harness::h2::{self, Answer, empty};
+use crate::harness::manifests::app;
+use crate::harness::websocket::{self, WebSocket};
+use crate::harness::*;
+use http::Request;
+
+/// `/held` is answered when the gate opens; everything else at once.
+fn holding() -> (Backend, Gate) {
+    let release = Gate::new();
+    let gate = release.clone();
+    let backend = Backend::new(move |exchange| {
+        if exchange.head.has("upgrade") {
+            websocket::echo(exchange);
+            return;
+        }
+        if exchange.head.word(1) == "/held" {
+            gate.wait("the release");
+        }
+        exchange.ok("done");
+    });
+    (backend, release)
+}
+
+/// Tells the process to end and waits until it says that it is no longer ready.
+#[track_caller]
+fn drain(portunus: &Portunus) {
+    portunus.terminate();
+    eventually("not ready", || {
+        let Ok(stream) = std::net::TcpStream::connect(portunus.admin) else { return Some(()) };
+        drop(stream);
+        (portunus.admin("/readyz").status == 503).then_some(())
+    });
+}
+
+fn says_close(response: &h1::Response) -> bool {
+    response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+}
+
+#[test]
+fn requests_that_run_are_answered_and_the_exit_code_is_0() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve(&folder);
+    let mut running: Vec<_> = (0..8).map(|_| Connection::open(portunus.http)).collect();
+    for client in &mut running {
+        client.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    }
+    backend.wait_count(8);
+    drain(&portunus);
+    assert!(portunus.is_running());
+    release.open();
+    for client in &mut running {
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "done"));
+        assert!(says_close(&response), "{:?}", response.head);
+        client.assert_closed();
+    }
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn an_idle_connection_is_answered_once_more_with_connection_close() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve(&folder);
+    // Keeps the drain open.
+    let mut running = Connection::open(portunus.http);
+    running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let mut idle: Vec<_> = (0..8).map(|_| Connection::open(portunus.http)).collect();
+    for client in &mut idle {
+        assert!(!says_close(&client.get("a.test", "/")));
+    }
+    backend.wait_count(9);
+    drain(&portunus);
+    for client in &mut idle {
+        let response = client.get("a.test", "/");
+        assert_eq!(response.text(), "done");
+        assert!(says_close(&response), "{:?}", response.head);
+        client.assert_closed();
+    }
+    release.open();
+    assert_eq!(running.response().text(), "done");
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn streams_of_http_2_finish() {
+    let (backend, release) = holding();
+    let identity = Authority::new().leaf(&["a.test"]);
+    let folder = Folder::new();
+    folder.write("app.yaml", app("default", "app", &[backend.address()]));
+    folder.write("secret.yaml", manifests::tls_secret("default", "a", &identity.chain_pem, &identity.key_pem));
+    let ingress = Ingress::new("default", "a").host("a.test").prefix("/", "app", 80);
+    folder.write("ingress.yaml", ingress.tls(&["a.test"], "a"));
+    let mut portunus = Portunus::serve(&folder);
+    run(async {
+        let client = tls::Client::new().alpn(&["h2"]);
+        let (connection, _) = h2::Connection::tls(portunus.https, &client, "a.test").await;
+        let streams = (0..8).map(|_| {
+            let mut connection = connection.clone();
+            tokio::spawn(async move { connection.get("https://a.test/held").await })
+        });
+        let streams: Vec<_> = streams.collect();
+        let count = backend.count_handle();
+        let reached = move || eventually("all streams at the backend", || (count() == 8).then_some(()));
+        tokio::task::spawn_blocking(reached).await.expect("all streams");
+        drain(&portunus);
+        release.open();
+        for stream in streams {
+            let answer: Answer = stream.await.expect("a stream");
+            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "done"));
+        }
+        // The connection takes no more.
+        let mut connection = connection;
+        let request = Request::get("https://a.test/").body(empty()).expect("a request");
+        assert!(connection.start(request).await.is_err());
+    });
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn tunnels_go_on_until_their_ends_close_them() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve(&folder);
+    let mut sockets: Vec<_> = (0..4).map(|_| WebSocket::open(portunus.http, "a.test", "/")).collect();
+    drain(&portunus);
+    for socket in &mut sockets {
+        socket.echo("still here");
+    }
+    assert!(portunus.is_running());
+    for socket in sockets {
+        socket.close();
+    }
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn the_drain_ends_at_its_limit() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "500ms"]);
+    let mut running = Connection::open(portunus.http);
+    running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let mut socket = WebSocket::open(portunus.http, "a.test", "/");
+    socket.echo("hello");
+    backend.wait_count(2);
+    portunus.terminate();
+    portunus.wait_exit();
+    assert!(!release.is_open(), "it did not wait for the backend");
+    running.assert_closed();
+    socket.connection.assert_closed();
+    release.open();
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    for second in ["TERM", "INT"] {
+        let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "10m"]);
+        let mut running = Connection::open(portunus.http);
+        let before = backend.count();
+        running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        backend.wait_count(before + 1);
+        drain(&portunus);
+        portunus.signal(second);
+        portunus.wait_exit();
+        running.assert_closed();
+    }
+    release.open();
+}
+
+#[test]
+fn without_traffic_the_end_comes_at_once() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    for signal in ["TERM", "INT"] {
+        let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "10m"]);
+        assert_eq!(portunus.get("a.test", "/").text(), "done");
+        portunus.signal(signal);
+        assert_eq!(portunus.wait_exit(), 0, "{signal}");
+    }
+}

@@ -1,0 +1,178 @@
+//! A backend on hyper, for what bytes by hand can't do: HTTP/2 in cleartext and TLS.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use super::certificates::Identity;
+use super::h2::Outgoing;
+use super::tls::provider;
+
+/// A request as it reached the backend.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The number of the connection it came on, from 0.
+    pub connection: usize,
+    pub uri: Uri,
+    pub version: Version,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+/// Sends back each frame as it comes.
+fn echo_frames(mut body: Incoming) -> Response<Outgoing> {
+    let (sender, outgoing) = super::h2::fed();
+    tokio::spawn(async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            if sender.send(frame).await.is_err() {
+                break;
+            }
+        }
+    });
+    Response::new(outgoing)
+}
+
+/// Answers 200 with what it received: the body, and the trailers if there were any.
+fn answer(received: &Received) -> Response<Outgoing> {
+    let data = received.body.clone();
+    let Some(trailers) = received.trailers.clone() else {
+        return Response::new(super::h2::full(data));
+    };
+    let (sender, body) = super::h2::fed();
+    tokio::spawn(async move {
+        let _ = sender.send(Frame::data(data)).await;
+        let _ = sender.send(Frame::trailers(trailers)).await;
+    });
+    Response::new(body)
+}
+
+/// A listening echo backend; it ends with this value. On the path `/stream` it echoes frame by
+/// frame and records nothing.
+pub struct HyperBackend {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl HyperBackend {
+    /// HTTP/2 in cleartext, by prior knowledge, and nothing else.
+    pub fn h2c() -> Self {
+        Self::start(None)
+    }
+
+    /// TLS with this certificate, choosing from these protocols.
+    pub fn tls(identity: &Identity, alpn: &[&str]) -> Self {
+        let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes());
+        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a chain");
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("a key");
+        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().expect("versions");
+        let config = builder.with_no_client_auth().with_single_cert(chain, key);
+        let mut config = config.expect("a configuration");
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::start(Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    fn start(tls: Option<TlsAcceptor>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let address = listener.local_addr().expect("address");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = oneshot::channel();
+        let record = received.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("runtime").block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("listener");
+                tokio::select! {
+                    () = accept(listener, tls, record) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { address, received, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn requests(&self) -> Vec<Received> {
+        self.received.lock().expect("received").clone()
+    }
+
+    #[track_caller]
+    pub fn last(&self) -> Received {
+        self.requests().pop().expect("a request")
+    }
+}
+
+impl Drop for HyperBackend {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, record: Arc<Mutex<Vec<Received>>>) {
+    for connection in 0.. {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (tls, record) = (tls.clone(), record.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => serve(stream, true, connection, record).await,
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    serve(stream, h2, connection, record).await;
+                }
+            }
+        });
+    }
+}
+
+async fn serve<S>(stream: S, h2: bool, connection: usize, record: Arc<Mutex<Vec<Received>>>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let record = record.clone();
+        async move {
+            if request.uri().path() == "/stream" {
+                return Ok(echo_frames(request.into_body()));
+            }
+            let (parts, body) = request.into_parts();
+            let collected = body.collect().await?;
+            let trailers = collected.trailers().cloned();
+            let (uri, version) = (parts.uri, parts.version);
+            let (headers, body) = (parts.headers, collected.to_bytes());
+            let received = Received { connection, uri, version, headers, body, trailers };
+            let response = answer(&received);
+            record.lock().expect("received").push(received);
+            Ok::<_, hyper::Error>(response)
+        }
+    });
+    let io = TokioIo::new(stream);
+    // That a connection ends badly is for the client to see.
+    let _ = if h2 {
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder.serve_connection(io, service).await
+    } else {
+        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+    };
+}

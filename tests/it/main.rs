@@ -1,0 +1,25 @@
+//! The one test binary: the real `portunus` over real sockets. Each module holds one topic; a
+//! test's name says what users may rely on. `harness` says how the tests are made; `proof` holds
+//! the scenarios that grow with PORTUNUS_SCALE=full.
+
+mod access_log;
+mod admin;
+mod bad_arguments;
+mod bad_manifests;
+mod bad_requests;
+mod balance;
+mod classes;
+mod drain;
+mod grpc;
+mod harness;
+mod headers;
+mod http1;
+mod http2;
+mod paths;
+mod proof;
+mod routing;
+mod services;
+mod streaming;
+mod tls;
+mod upstream;
+mod websocket;

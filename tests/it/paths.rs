@@ -1,0 +1,137 @@
+//! The path is normalised once, strictly; what was matched is what is sent.
+
+use crate::harness::manifests::app;
+use crate::harness::*;
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n")
+}
+
+/// Sends each target on a connection of its own and returns what the backend got, or the status.
+#[track_caller]
+fn assert_sent(portunus: &Portunus, backend: &Backend, target: &str, expected: Result<&str, u16>) {
+    let before = backend.count();
+    let response = h1::Connection::open(portunus.http).ask(get(target));
+    match expected {
+        Ok(sent) => {
+            assert_eq!(response.status, 200, "{target}");
+            assert_eq!(backend.last().target(), sent, "{target}");
+            assert_eq!(backend.count(), before + 1, "{target}");
+        }
+        Err(status) => {
+            assert_eq!(response.status, status, "{target}");
+            assert_eq!(backend.count(), before, "{target} reached the backend");
+        }
+    }
+}
+
+#[test]
+fn what_was_matched_is_what_is_sent() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve(&folder);
+    for (target, sent) in [
+        ("/", "/"),
+        ("/a/b", "/a/b"),
+        ("/a/b/", "/a/b/"),
+        ("/a?", "/a?"),
+        // Dot segments, plain and escaped (RFC 3986 §5.2.4).
+        ("/a/./b", "/a/b"),
+        ("/a/../b", "/b"),
+        ("/a/b/..", "/a/"),
+        ("/a/b/.", "/a/b/"),
+        ("/a/%2e%2e/b", "/b"),
+        ("/a/.%2E/b", "/b"),
+        ("/a/%2E/b", "/a/b"),
+        ("/a/b/../..", "/"),
+        ("/a/...", "/a/..."),
+        ("/a/..b", "/a/..b"),
+        ("/.a/b", "/.a/b"),
+        // Unreserved characters have no need of an escape (RFC 3986 §2.3).
+        ("/%7Eromeo/%61%2D%5F%2e", "/~romeo/a-_."),
+        ("/%41%5a%30", "/AZ0"),
+        // All others keep theirs, in upper case (§6.2.2.1).
+        ("/%20%3f%23%25%c3%A9", "/%20%3F%23%25%C3%A9"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/!$&'()*+,;=:@", "/!$&'()*+,;=:@"),
+        // Runs of slashes are sent as received, unless there were dot segments too.
+        ("//a///b//", "//a///b//"),
+        ("//a//../b", "/b"),
+        ("/a//./b", "/a/b"),
+        // The query is nobody's business.
+        ("/a/../b?c=/../%2e%5C//d&%00", "/b?c=/../%2e%5C//d&%00"),
+        ("/a?b?c", "/a?b?c"),
+    ] {
+        assert_sent(&portunus, &backend, target, Ok(sent));
+    }
+}
+
+#[test]
+fn a_path_that_someone_may_read_in_two_ways_is_400() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve(&folder);
+    for target in [
+        "/a\\b",
+        "/a\\..\\b",
+        "/a%5Cb",
+        "/a%5cb",
+        "/a%00b",
+        "/%00",
+        "/a%0d%0ab",
+        "/..",
+        "/a/../../b",
+        "/..;/a",
+        "/a/..;/b",
+        "/a/..;x=1/b",
+        "/a/%2e%2e;/b",
+        "/a/..;",
+        "/a%",
+        "/a%2",
+        "/a%zz",
+        "/%u0041",
+    ] {
+        assert_sent(&portunus, &backend, target, Err(400));
+    }
+    assert_eq!(backend.connections(), 0);
+}
+
+#[test]
+fn an_escaped_slash_never_leads_around_a_rule() {
+    let (open, admin) = (Backend::named("open"), Backend::named("admin"));
+    let folder = Folder::new();
+    folder.write("open.yaml", app("default", "open", &[open.address()]));
+    folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
+    let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
+    folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    let portunus = Portunus::serve(&folder);
+    assert_sent(&portunus, &open, "/files/x%2Fy", Ok("/files/x%2Fy"));
+    assert_sent(&portunus, &admin, "/admin/x%2Fy", Ok("/admin/x%2Fy"));
+    for target in [
+        "/admin%2Fusers",
+        "/%2Fadmin",
+        "/x/..%2Fadmin",
+        "/x%2F..%2Fadmin",
+        "/x%2F%2E%2E%2Fadmin/y",
+        "/admin/..%2Fx",
+        "/admin%2F..%2Fx/../admin",
+    ] {
+        let counts = (open.count(), admin.count());
+        assert_eq!(h1::Connection::open(portunus.http).ask(get(target)).status, 400, "{target}");
+        assert_eq!((open.count(), admin.count()), counts, "{target} reached a backend");
+    }
+}
+
+#[test]
+fn dot_segments_reach_the_rule_that_they_lead_to() {
+    let backend = Backend::named("a");
+    let folder = Folder::new();
+    folder.write("app.yaml", app("default", "app", &[backend.address()]));
+    let rules = Ingress::new("default", "main").host("a.test").prefix("/public", "app", 80);
+    folder.write("ingress.yaml", rules);
+    let portunus = Portunus::serve(&folder);
+    assert_sent(&portunus, &backend, "/secret/../public/x", Ok("/public/x"));
+    assert_sent(&portunus, &backend, "/public/../secret", Err(404));
+    assert_sent(&portunus, &backend, "/public/%2e%2e/secret", Err(404));
+    assert_sent(&portunus, &backend, "/public/../public", Ok("/public"));
+}
