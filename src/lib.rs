@@ -1,13 +1,27 @@
-//! Portunus: an L7 ingress controller and reverse proxy for Kubernetes. See ARCHITECTURE.md for the map.
+//! Portunus: an L7 ingress controller and reverse proxy for Kubernetes. ARCHITECTURE.md is the map; the modules
+//! stand here from the pure ones down to those that touch the world.
 
 pub mod balance;
 pub mod clock;
 pub mod drain;
 pub mod metrics;
+pub mod telemetry;
+
 pub mod model;
-pub mod proxy;
+
 pub mod router;
-pub mod table;
 pub mod tls;
 pub mod translate;
+
 pub mod upstream;
+
+pub mod table;
+
+pub mod file;
+pub mod proxy;
+pub mod resolve;
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;

@@ -1,1 +1,25 @@
-fn main() {}
+//! Arguments, then the subcommand, then the exit code: 0 done, 1 problems found, 2 not started.
+
+use std::process::ExitCode;
+
+use portunus::config::{self, Command};
+use portunus::{app, cli, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = config::read();
+    let result = match &config.command {
+        Command::Serve(serve) => {
+            telemetry::start(serve.process.log_format, &serve.process.log);
+            app::run(serve).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check(check) => cli::check::run(check),
+        Command::Echo(echo) => cli::echo::run(echo),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("portunus: {error:#}");
+        ExitCode::from(2)
+    })
+}

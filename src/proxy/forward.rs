@@ -6,8 +6,7 @@ use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::pin::pin;
-use std::rc::Rc;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -25,7 +24,6 @@ use super::upgrade::Pending;
 use super::worker::Worker;
 use crate::clock::Timer;
 use crate::model::Protocol;
-use crate::table::Table;
 use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Http2, RequestBody, Upstream};
 
 /// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
@@ -48,7 +46,6 @@ enum SendError {
 }
 
 pub async fn forward(
-    table: &Rc<Arc<Table>>,
     plan: Plan<'_>,
     mut request: Request<RequestBody>,
     mut exchange: Exchange,
@@ -57,7 +54,7 @@ pub async fn forward(
     let worker = &connection.worker;
     let upstream = plan.upstream;
     let client = prepare(&mut request, &plan, &mut exchange);
-    let upgrading = plan.upgrade.is_some();
+    let upgrading = plan.upgrade.is_some() && upstream.protocol != Protocol::H2c;
     let timer = worker.clock.timer();
     let mut tried: Vec<usize> = Vec::new();
     let mut stale = 0;
@@ -86,7 +83,6 @@ pub async fn forward(
                 if let Some(record) = &mut exchange.record {
                     record.upstream_head = Some(sent.elapsed());
                 }
-                drop(table);
                 return answered(answer, upgrading, timer, exchange);
             }
             Err(SendError::Unsent(back)) => {

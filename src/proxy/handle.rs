@@ -23,7 +23,6 @@ use crate::upstream::{RequestBody, Upstream};
 
 /// Where a request goes, and how.
 pub struct Plan<'t> {
-    pub route: &'t Route,
     pub upstream: &'t Upstream,
     /// `Host` for the endpoint.
     pub host: HeaderValue,
@@ -63,7 +62,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         Ok(plan) => {
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
-            forward(&table, plan, Request::from_parts(head, body), exchange).await
+            forward(plan, Request::from_parts(head, body), exchange).await
         }
         Err(error) => Err((error, exchange)),
     };
@@ -107,7 +106,7 @@ fn decide<'t>(table: &'t Table, facts: &Facts, head: &mut Parts, exchange: &mut 
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-    Ok(Plan { route, upstream, host, upgrade })
+    Ok(Plan { upstream, host, upgrade })
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

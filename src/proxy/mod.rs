@@ -15,4 +15,5 @@ mod worker;
 
 pub use access_log::{AccessLog, Destination};
 pub use listener::{Listeners, bind};
-pub use worker::{Settings, run};
+pub use headers::Limits;
+pub use worker::{Settings, Start, run};

@@ -170,16 +170,16 @@ impl Translator {
             return;
         }
         if let Some(old) = self.ingresses.remove(name) {
-            self.index(&old, work, |set, name| drop(set.remove(name)));
+            self.index(&old, work, BTreeSet::remove);
         }
         if let Some(new) = parts {
-            self.index(&new, work, |set, name| drop(set.insert(name.clone())));
+            self.index(&new, work, |set, name| set.insert(name.clone()));
             self.ingresses.insert(name.clone(), new);
         }
     }
 
     /// Enters the Ingress under all that depends on it, or takes it out.
-    fn index(&mut self, parts: &Parts, work: &mut Work, change: fn(&mut BTreeSet<ObjectName>, &ObjectName)) {
+    fn index(&mut self, parts: &Parts, work: &mut Work, change: fn(&mut BTreeSet<ObjectName>, &ObjectName) -> bool) {
         for host in parts.hosts() {
             change(self.by_host.entry(host.clone()).or_default(), &parts.name);
             work.hosts.insert(host);

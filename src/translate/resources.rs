@@ -111,7 +111,7 @@ pub struct Secret {
 }
 
 /// One object that a provider has seen, on its way into [`Resources`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Object {
     Ingress(Ingress),
     IngressClass(ObjectName, IngressClass),

@@ -30,7 +30,16 @@ pub struct Upstream {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Counts this backend's requests in each worker.
     pub slot: Arc<Slot>,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Tls>,
+}
+
+/// TLS to a backend's endpoints.
+#[derive(Debug, Clone)]
+struct Tls {
+    /// HTTP/2 or HTTP/1.1, as the endpoint chooses.
+    any: Arc<ClientConfig>,
+    /// HTTP/1.1, for requests that upgrade.
+    http1: Arc<ClientConfig>,
 }
 
 /// An endpoint and its place in each worker's pools, which it keeps for as long as any table names it.
@@ -82,8 +91,11 @@ impl Registry {
             slot,
             tls: match (previous, backend.protocol) {
                 (Some(previous), _) => previous.tls.clone(),
-                (None, Protocol::Tls) => Some(client_config(true)),
-                (None, Protocol::TlsHttp1) => Some(client_config(false)),
+                (None, Protocol::Tls) => Some(Tls { any: client_config(true), http1: client_config(false) }),
+                (None, Protocol::TlsHttp1) => {
+                    let http1 = client_config(false);
+                    Some(Tls { any: http1.clone(), http1 })
+                }
                 (None, Protocol::Http1 | Protocol::H2c) => None,
             },
         }

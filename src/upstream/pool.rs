@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
+
 use super::connect::{Connected, connect};
 use super::{ConnectError, Endpoint, Http1, Http2, Slot, Upstream};
 use crate::balance::{Latency, Load, Request};
@@ -103,13 +105,21 @@ impl Pools {
         })
     }
 
-    /// A new HTTP/1.1 connection where the protocol allows, for a request that must not share one.
+    /// A new connection, with HTTP/1.1 where the endpoint speaks it, for a request that must have its own.
     pub async fn connect_alone(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        self.connect(upstream, endpoint).await
+        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1)).await
     }
 
     async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        let tls = upstream.tls.as_ref();
+        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any)).await
+    }
+
+    async fn make(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Acquired, ConnectError> {
         let connected = connect(endpoint, upstream.protocol, tls, self.settings.connect_timeout, &self.cells).await;
         match connected {
             Ok(Connected::Http1(connection)) => Ok(Acquired::Http1 { connection, reused: false }),

@@ -5,6 +5,7 @@
 mod access_log;
 mod admin;
 mod bad_arguments;
+mod bad_http2;
 mod bad_manifests;
 mod bad_requests;
 mod balance;

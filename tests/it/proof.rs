@@ -56,7 +56,7 @@ fn change(folder: &Folder, number: usize, backend: &Backend, certificates: &[Ide
         1 => {
             // The backend that holds the connections goes and comes back.
             let other = std::net::SocketAddr::from(([127, 0, 0, 2], backend.port()));
-            let addresses = if number % 2 == 0 { vec![backend.address(), other] } else { vec![other] };
+            let addresses = if number.is_multiple_of(2) { vec![backend.address(), other] } else { vec![other] };
             folder.write("app.yaml", app("default", "app", &addresses));
         }
         _ => {

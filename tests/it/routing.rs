@@ -1,6 +1,6 @@
 //! Which rule a host and path lead to, and how a change of the folder changes it.
 
-use crate::harness::manifests::{app, documents};
+use crate::harness::manifests::documents;
 use crate::harness::reach::{assert_reaches, assert_status, ingress, letters, reached};
 use crate::harness::*;
 

@@ -35,6 +35,7 @@ impl Received {
     }
 }
 
+type Bytes = Arc<Mutex<Vec<u8>>>;
 type Behaviour = dyn Fn(&mut Exchange) + Send + Sync;
 
 #[derive(Default)]
@@ -42,8 +43,8 @@ struct State {
     stopping: AtomicBool,
     open: AtomicUsize,
     requests: Mutex<Vec<Received>>,
-    /// Every connection accepted so far (while it is open), with what it sent.
-    connections: Mutex<Vec<(Option<TcpStream>, Arc<Mutex<Vec<u8>>>)>>,
+    /// Every connection accepted so far: its stream while it is open, and what it sent.
+    connections: Mutex<Vec<(Option<TcpStream>, Bytes)>>,
 }
 
 /// A listening backend; it and its connections end with this value.

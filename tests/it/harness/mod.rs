@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod folder;
 pub mod h1;
 pub mod h2;
+pub mod h2_raw;
 pub mod hyper_backend;
 pub mod manifests;
 pub mod process;

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::backend::Exchange;
+use super::exchange::Exchange;
 use super::h1::{Connection, Response};
 use super::wire::Wire;
 

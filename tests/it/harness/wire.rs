@@ -176,7 +176,7 @@ impl<S: Read> Wire<S> {
             let bytes = self.up_to(size).ok()?;
             let short = bytes.len() < size;
             body.bytes.extend_from_slice(&bytes);
-            if short || self.line()? != "" {
+            if short || !self.line()?.is_empty() {
                 return None;
             }
         }

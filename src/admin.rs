@@ -1,0 +1,97 @@
+//! The admin port: whether the process lives and is ready, what it counts, and what it believes. Listens on
+//! loopback unless told otherwise, and shows no secret.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::drain::{Drain, Phase};
+use crate::metrics::{Exposition, Metrics};
+
+/// Connections to the admin port at once.
+const CONNECTIONS_MAX: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the admin port shows. The control loop keeps it up to date.
+pub struct State {
+    pub metrics: Arc<Metrics>,
+    pub drain: Arc<Drain>,
+    /// The first table is in.
+    pub ready: bool,
+    pub problems: Rc<dyn Fn() -> Value>,
+    pub table: Rc<dyn Fn() -> Value>,
+}
+
+pub type Shared = Rc<RefCell<State>>;
+
+/// Serves one socket until the process ends.
+pub async fn serve(listener: StdListener, state: Shared) {
+    let listener = TcpListener::from_std(listener).expect("the socket is non-blocking and the runtime runs");
+    let open = Rc::new(());
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if Rc::strong_count(&open) > CONNECTIONS_MAX {
+            continue;
+        }
+        let (state, open) = (state.clone(), open.clone());
+        tokio::task::spawn_local(async move {
+            let service = service_fn(|request| {
+                let response = answer(&request, &state.borrow());
+                async move { Ok::<_, Infallible>(response) }
+            });
+            // A client that leaves in the middle is of no interest.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            drop(open);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n");
+    }
+    match request.uri().path() {
+        "/livez" => respond(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" if state.drain.phase() != Phase::Serving => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        "/readyz" if !state.ready => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no table yet\n"),
+        "/readyz" => respond(StatusCode::OK, TEXT, "ok\n"),
+        "/metrics" => match Exposition::text(&state.metrics) {
+            Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
+            Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n"),
+        },
+        "/debug/problems" => respond(StatusCode::OK, JSON, format!("{:#}\n", (state.problems)())),
+        "/debug/table" => respond(StatusCode::OK, JSON, format!("{:#}\n", (state.table)())),
+        "/" => respond(StatusCode::OK, TEXT, "/livez\n/readyz\n/metrics\n/debug/problems\n/debug/table\n"),
+        _ => respond(StatusCode::NOT_FOUND, TEXT, "see / for what is here\n"),
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,4 @@
+//! One file per subcommand. Each returns the process's exit code.
+
+pub mod check;
+pub mod echo;

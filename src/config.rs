@@ -1,0 +1,273 @@
+//! Flags and environment: the only reader of either. Every flag is also `PORTUNUS_` and its name in capitals.
+#![allow(clippy::disallowed_methods, reason = "this is the one file that reads the environment")]
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::balance::Policy;
+use crate::model::ObjectName;
+use crate::telemetry::LogFormat;
+
+/// Portunus: an L7 ingress controller and reverse proxy for Kubernetes.
+///
+/// Routes HTTP/1.1, HTTP/2, gRPC and WebSockets by host and path, ends TLS, and balances over endpoints, as
+/// Ingress, Service, EndpointSlice and Secret objects say.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, term_width = 100)]
+pub struct Config {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the routes that a folder of manifests asks for, and follow its changes
+    Serve(Box<Serve>),
+    /// Print every problem in a folder of manifests, with file and line; exit 1 if there is one
+    Check(Check),
+    /// Answer every request with what was received: a backend to try things with
+    Echo(Echo),
+}
+
+/// What an Ingress without further word gets.
+#[derive(Debug, Args)]
+pub struct Objects {
+    /// Name of the controller in our IngressClasses
+    #[arg(long, env = "PORTUNUS_CONTROLLER_CLASS", default_value = "portunus.dev/ingress-controller")]
+    pub controller_class: String,
+    /// Class that is ours by name, as in the annotation kubernetes.io/ingress.class
+    #[arg(long, env = "PORTUNUS_INGRESS_CLASS", default_value = "portunus")]
+    pub ingress_class: String,
+    /// Take Ingresses without a class even though there are IngressClasses
+    #[arg(long, env = "PORTUNUS_WATCH_INGRESS_WITHOUT_CLASS")]
+    pub watch_ingress_without_class: bool,
+    /// Follow Services of type ExternalName. Whoever writes Services may then send requests to any host
+    #[arg(long, env = "PORTUNUS_ALLOW_EXTERNAL_NAMES")]
+    pub allow_external_names: bool,
+    /// Secret of the certificate for names that no other is for; a self-signed one is made if left out
+    #[arg(long, env = "PORTUNUS_DEFAULT_TLS_CERTIFICATE", alias = "default-ssl-certificate", value_name = "NS/NAME")]
+    pub default_tls_certificate: Option<ObjectName>,
+    /// How requests are spread over a Service's endpoints; consistent_hash goes by the client's address
+    #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
+    pub load_balance: LoadBalance,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum LoadBalance {
+    RoundRobin,
+    LeastRequests,
+    Ewma,
+    ConsistentHash,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Folder of manifests
+    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub objects: Objects,
+}
+
+#[derive(Debug, Args)]
+pub struct Echo {
+    /// Address to listen on; may be given several times
+    #[arg(long, env = "PORTUNUS_LISTEN", default_value = "127.0.0.1:3001", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub listen: Vec<Listen>,
+    /// Name to answer with
+    #[arg(long, env = "PORTUNUS_NAME", default_value = "echo")]
+    pub name: String,
+    /// Speak TLS, with a self-signed certificate
+    #[arg(long, env = "PORTUNUS_TLS")]
+    pub tls: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listeners")]
+pub struct Serve {
+    /// Folder of manifests (.yaml, .yml, .json), read recursively and watched
+    #[arg(long, env = "PORTUNUS_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Address for HTTP; may be given several times. Port 0 takes any free one, `off` means none, [::] takes IPv4 too
+    #[arg(long, env = "PORTUNUS_HTTP_LISTEN", default_value = "[::]:8080", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub http_listen: Vec<Listen>,
+    /// Address for HTTPS; likewise
+    #[arg(long, env = "PORTUNUS_HTTPS_LISTEN", default_value = "[::]:8443", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub https_listen: Vec<Listen>,
+    /// Address for /livez, /readyz, /metrics and /debug; likewise
+    #[arg(long, env = "PORTUNUS_ADMIN_LISTEN", default_value = "127.0.0.1:10254", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub admin_listen: Vec<Listen>,
+    /// Worker threads [default: the CPU quota of the cgroup, else the number of cores]
+    #[arg(long, env = "PORTUNUS_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+
+    #[command(flatten, next_help_heading = "Objects")]
+    pub objects: Objects,
+
+    #[command(flatten, next_help_heading = "Clients")]
+    pub clients: Clients,
+
+    #[command(flatten, next_help_heading = "Endpoints")]
+    pub endpoints: Endpoints,
+
+    #[command(flatten, next_help_heading = "Process")]
+    pub process: Process,
+}
+
+#[derive(Debug, Args)]
+pub struct Clients {
+    /// Networks whose X-Forwarded-* fields are believed [default: none]
+    #[arg(long, env = "PORTUNUS_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Longest time from the first byte of a request's head to its last
+    #[arg(long, env = "PORTUNUS_REQUEST_HEAD_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub request_head_timeout: Duration,
+    /// Longest time between two requests on a connection
+    #[arg(long, env = "PORTUNUS_IDLE_TIMEOUT", default_value = "75s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// Longest TLS handshake
+    #[arg(long, env = "PORTUNUS_TLS_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub tls_handshake_timeout: Duration,
+    /// Longest time between two reads of a request's body
+    #[arg(long, env = "PORTUNUS_REQUEST_BODY_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub request_body_timeout: Duration,
+    /// Longest time that a client may take no byte of its answer
+    #[arg(long, env = "PORTUNUS_RESPONSE_WRITE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub response_write_timeout: Duration,
+    /// Longest time without a byte on a WebSocket or another upgraded connection
+    #[arg(long, env = "PORTUNUS_TUNNEL_IDLE_TIMEOUT", default_value = "1h", value_parser = duration)]
+    pub tunnel_idle_timeout: Duration,
+    /// Bytes of a request's header fields; more is answered 431
+    #[arg(long, env = "PORTUNUS_HEADER_BYTES_MAX", default_value_t = 40 * 1024, value_name = "BYTES")]
+    pub header_bytes_max: usize,
+    /// Header fields of a request; more is answered 431
+    #[arg(long, env = "PORTUNUS_HEADER_COUNT_MAX", default_value_t = 100, value_name = "COUNT")]
+    pub header_count_max: usize,
+    /// Bytes of a request's target; more is answered 414
+    #[arg(long, env = "PORTUNUS_URI_BYTES_MAX", default_value_t = 16 * 1024, value_name = "BYTES")]
+    pub uri_bytes_max: usize,
+    /// Client connections of the process; one more is closed at once
+    #[arg(long, env = "PORTUNUS_MAX_CONNECTIONS", default_value_t = 65_536, value_name = "COUNT")]
+    pub max_connections: usize,
+    /// Requests in flight of the process, divided among the workers; one more is answered 503
+    #[arg(long, env = "PORTUNUS_MAX_IN_FLIGHT", default_value_t = 65_536, value_name = "COUNT")]
+    pub max_in_flight: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Endpoints {
+    /// Longest time to connect to an endpoint, TLS included
+    #[arg(long, env = "PORTUNUS_CONNECT_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub connect_timeout: Duration,
+    /// Longest time for an answer's head, and between two reads of its body
+    #[arg(long, env = "PORTUNUS_UPSTREAM_READ_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub upstream_read_timeout: Duration,
+    /// Longest time between two writes of a request's body
+    #[arg(long, env = "PORTUNUS_UPSTREAM_WRITE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub upstream_write_timeout: Duration,
+    /// How long an idle connection to an endpoint is kept
+    #[arg(long, env = "PORTUNUS_UPSTREAM_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub upstream_idle_timeout: Duration,
+    /// Idle connections kept per endpoint and worker
+    #[arg(long, env = "PORTUNUS_UPSTREAM_IDLE_MAX", default_value_t = 256, value_name = "COUNT")]
+    pub upstream_idle_max: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Process {
+    /// Longest time that running requests are waited for after SIGTERM; a second signal stops at once
+    #[arg(long, env = "PORTUNUS_DRAIN_TIMEOUT", default_value = "25s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// Access log, a JSON line a request: `stdout`, a file, or `off`
+    #[arg(long, env = "PORTUNUS_ACCESS_LOG", default_value = "stdout", value_name = "WHERE")]
+    pub access_log: String,
+    /// Answers carry x-portunus-generation, the number of the table that decided them
+    #[arg(long, env = "PORTUNUS_GENERATION_HEADER")]
+    pub generation_header: bool,
+    /// Form of the process's own log, which goes to stderr
+    #[arg(long, env = "PORTUNUS_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, also by module
+    #[arg(long, env = "PORTUNUS_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    Address(SocketAddr),
+    Off,
+}
+
+/// The addresses of a listener, without `off`.
+pub fn addresses(listen: &[Listen]) -> impl Iterator<Item = SocketAddr> {
+    listen.iter().filter_map(|listen| match listen {
+        Listen::Address(address) => Some(*address),
+        Listen::Off => None,
+    })
+}
+
+impl From<LoadBalance> for Policy {
+    fn from(policy: LoadBalance) -> Self {
+        match policy {
+            LoadBalance::RoundRobin => Self::RoundRobin,
+            LoadBalance::LeastRequests => Self::LeastRequests,
+            LoadBalance::Ewma => Self::PeakEwma,
+            LoadBalance::ConsistentHash => Self::ConsistentHash,
+        }
+    }
+}
+
+/// Reads flags and environment; prints help or what is wrong and exits with 0 or 2.
+pub fn read() -> Config {
+    Config::parse()
+}
+
+fn listen_address(text: &str) -> Result<Listen, String> {
+    if text == "off" {
+        return Ok(Listen::Off);
+    }
+    let wrong = || format!("`{text}` is not ADDR:PORT; write 127.0.0.1:8080, [::]:8080, localhost:8080 or off");
+    let mut addresses = text.to_socket_addrs().map_err(|_| wrong())?;
+    addresses.next().map(Listen::Address).ok_or_else(wrong)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<std::net::IpAddr>().ok().map(IpNet::from);
+    text.parse().ok().or_else(address).ok_or_else(|| format!("`{text}` is neither a CIDR nor an address; write 10.0.0.0/8"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) => Err("it must be longer than nothing".to_owned()),
+        Err(_) => Err(format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_read_or_explained() {
+        assert_eq!(listen_address("off"), Ok(Listen::Off));
+        assert_eq!(listen_address("[::]:80"), Ok(Listen::Address("[::]:80".parse().unwrap())));
+        assert!(listen_address("80").unwrap_err().contains("ADDR:PORT"));
+        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
+        assert!(network("x").is_err());
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert!(duration("0s").is_err() && duration("5").is_err());
+    }
+}

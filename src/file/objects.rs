@@ -1,0 +1,89 @@
+//! Objects out of a document: the kinds that are read, `List` taken apart, everything else left alone.
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::model::ObjectName;
+use crate::translate::{Kind, Object, ObjectRef, Problem};
+
+/// One object of a document, or what is wrong with it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where in the document: empty, or `items[3]`.
+    pub path: String,
+    pub reference: ObjectRef,
+    pub object: Result<Object, Problem>,
+}
+
+/// The objects of a document. `now` is in seconds since the epoch.
+pub fn find(document: &Value, now: i64) -> Vec<Found> {
+    let mut found = Vec::new();
+    collect(document, String::new(), now, &mut found);
+    found
+}
+
+fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    if let Some(items) = value.get("items").and_then(Value::as_array)
+        && text("kind").ends_with("List")
+    {
+        for (index, item) in items.iter().enumerate() {
+            collect(item, format!("{path}items[{index}]."), now, found);
+        }
+        return;
+    }
+    let Some(kind) = kind(text("kind")) else { return };
+    let metadata = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+    let namespace = if kind == Kind::IngressClass { "" } else { metadata("namespace").unwrap_or("default") };
+    let reference = ObjectRef { kind, name: ObjectName::new(namespace, metadata("name").unwrap_or_default()) };
+    let problem = |field: &str, what: String, fix: &str| Err(Problem::new(reference.clone(), field, what, fix));
+    let version = text("apiVersion");
+    let object = if version != api_version(kind) {
+        problem("apiVersion", format!("`{version}` is not read"), &format!("write {}", api_version(kind)))
+    } else if reference.name.name.is_empty() {
+        problem("metadata.name", "the object has no name".to_owned(), "give it one")
+    } else {
+        match parse(kind, value, now) {
+            Ok(Some(object)) => Ok(object),
+            Ok(None) => return,
+            Err(error) => problem("spec", format!("the object is not of its kind's form: {error}"), "correct the field's type"),
+        }
+    };
+    found.push(Found { path, reference, object });
+}
+
+fn kind(text: &str) -> Option<Kind> {
+    match text {
+        "Ingress" => Some(Kind::Ingress),
+        "IngressClass" => Some(Kind::IngressClass),
+        "Service" => Some(Kind::Service),
+        "EndpointSlice" => Some(Kind::EndpointSlice),
+        "Secret" => Some(Kind::Secret),
+        _ => None,
+    }
+}
+
+fn api_version(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
+        Kind::Service | Kind::Secret => "v1",
+        Kind::EndpointSlice => "discovery.k8s.io/v1",
+    }
+}
+
+/// `None` for an object that is none of ours, such as a Secret of another type.
+fn parse(kind: Kind, value: &Value, now: i64) -> Result<Option<Object>, serde_json::Error> {
+    fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_json::Error> {
+        serde_json::from_value(value.clone())
+    }
+    Ok(match kind {
+        Kind::Ingress => Some(typed::<Ingress>(value)?.into()),
+        Kind::IngressClass => Some(typed::<IngressClass>(value)?.into()),
+        Kind::Service => Some(typed::<Service>(value)?.into()),
+        Kind::EndpointSlice => Some(typed::<EndpointSlice>(value)?.into()),
+        Kind::Secret => Object::from_secret(typed::<Secret>(value)?, now),
+    })
+}

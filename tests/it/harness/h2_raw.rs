@@ -1,0 +1,140 @@
+//! HTTP/2 by hand, for what no client library sends: frames and header blocks of any content, and
+//! just enough reading to see how the other side took them (RFC 9113 §4, RFC 7541).
+
+use std::net::{SocketAddr, TcpStream};
+
+use super::h1;
+use super::wire::Wire;
+
+pub const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// How the other side answered a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Status(u16),
+    /// The stream was reset, with this error code.
+    Reset(u32),
+    /// The connection was given up, with this error code.
+    GoAway(u32),
+    Closed,
+}
+
+pub struct RawH2 {
+    wire: Wire<TcpStream>,
+}
+
+impl RawH2 {
+    #[track_caller]
+    pub fn open(address: SocketAddr) -> Self {
+        let mut this = Self { wire: Wire::new(h1::connect(address)) };
+        this.wire.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the preface");
+        this.frame(SETTINGS, 0, 0, &[]);
+        this
+    }
+
+    /// Failures to write are left to `outcome`.
+    pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+        let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(payload);
+        let _ = self.wire.write(&bytes);
+    }
+
+    /// A header block in one frame; `flags` may say that the stream ends with it.
+    pub fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
+        self.frame(HEADERS, END_HEADERS | flags, stream, &block(fields));
+    }
+
+    pub fn data(&mut self, stream: u32, flags: u8, bytes: &[u8]) {
+        self.frame(DATA, flags, stream, bytes);
+    }
+
+    /// The first thing that settles what became of this stream.
+    #[track_caller]
+    pub fn outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            let Some((kind, flags, on, payload)) = self.read_frame() else { return Outcome::Closed };
+            let code = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().expect("4 bytes"));
+            match kind {
+                HEADERS if on == stream => return Outcome::Status(status(&payload)),
+                RST_STREAM if on == stream => return Outcome::Reset(code(0)),
+                GOAWAY if code(4) != 0 => return Outcome::GoAway(code(4)),
+                SETTINGS if flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]),
+                PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
+                _ => {}
+            }
+        }
+    }
+
+    fn read_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let head = self.wire.up_to(9).ok().filter(|head| head.len() == 9)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
+        let payload = self.wire.up_to(length).ok().filter(|payload| payload.len() == length)?;
+        Some((head[3], head[4], stream, payload))
+    }
+}
+
+/// Every field as a literal that is never indexed, without Huffman coding (RFC 7541 §6.2.3).
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0x10);
+        string(&mut bytes, name.as_bytes());
+        string(&mut bytes, value.as_bytes());
+    }
+    bytes
+}
+
+fn string(bytes: &mut Vec<u8>, text: &[u8]) {
+    match text.len() {
+        length @ 0..127 => bytes.push(length as u8),
+        length => {
+            bytes.push(127);
+            let mut rest = length - 127;
+            while rest >= 128 {
+                bytes.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            bytes.push(rest as u8);
+        }
+    }
+    bytes.extend_from_slice(text);
+}
+
+/// The `:status` that a response's block begins with.
+fn status(block: &[u8]) -> u16 {
+    let block = &block[block.iter().take_while(|byte| *byte & 0xe0 == 0x20).count()..];
+    match block[0] {
+        indexed @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)],
+        0x48 | 0x08 | 0x18 => {
+            let (huffman, length) = (block[1] & 0x80 != 0, usize::from(block[1] & 0x7f));
+            let text = &block[2..2 + length];
+            if huffman { digits(text) } else { std::str::from_utf8(text).expect("ASCII").parse().expect("a status") }
+        }
+        other => panic!("no :status begins with {other:#x}"),
+    }
+}
+
+/// Three digits in Huffman code (RFC 7541, appendix B): 0 to 2 have 5 bits, the others 6.
+fn digits(bytes: &[u8]) -> u16 {
+    let bits: Vec<u16> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1))).collect();
+    let (mut at, mut number) = (0, 0);
+    for _ in 0..3 {
+        let value = |count: usize| bits[at..at + count].iter().fold(0, |value, bit| value << 1 | bit);
+        let (digit, count) = if value(5) <= 2 { (value(5), 5) } else { (value(6) - 0b01_1001 + 3, 6) };
+        number = number * 10 + digit;
+        at += count;
+    }
+    number
+}
