@@ -229,7 +229,7 @@ impl Collector for Exposition {
 }
 
 fn durations(metrics: &Metrics, mut encoder: MetricEncoder) -> fmt::Result {
-    let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+    let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> =
         bounds.enumerate().map(|(index, bound)| (bound, metrics.sum(|cells| cells.buckets[index].read()))).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # no __pycache__ beside the sources
+
 from measure import CASES, ROOT, WORK, Failed, Process, Sample, get, run
 from peers import Peer, Place, Ports, all_peers, backend, prepare, start
 
@@ -108,9 +110,12 @@ def bench(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, bool]:
                 try:
                     sample = run(process, CASES[case], places[name].http, places[name].https, status_port, a.cores, a.duration)
                     if name == "portunus-log":  # a log that leaves lines out is a cheaper log: to be said beside its figure
+                        if not (WORK / name / "access.log").stat().st_size:
+                            raise Failed("its access log is empty")
                         dropped += re.findall(rb"^portunus_access_log_dropped_total\S* (\d+)", get(places[name].metrics, "/metrics")[2], re.M)
                 finally:
                     process.stop()
+                    (WORK / name / "access.log").unlink(missing_ok=True)  # up to a gigabyte
             except (Failed, OSError, ValueError) as error:
                 failures[case, name] = str(error)
                 say(f"{done}/{runs} {case} {name} FAILED: {error}")
@@ -143,7 +148,8 @@ def head(a: argparse.Namespace, peers: dict[str, Peer]) -> list[str]:
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     versions = [f"{name} {version([peer.binary, *peer.version])}" for name, peer in peers.items() if not peer.cases]
     versions += [f"{tool} {version([tool, option])}" for tool, option in (("wrk", "-v"), ("h2load", "--version"), ("openssl", "version"))]
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    git = ["git", "--no-optional-locks", "-C", ROOT, "describe", "--always", "--dirty"]  # takes no lock that a commit meanwhile would trip over
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return [
         "# Load bench", "",
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, "

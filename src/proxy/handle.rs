@@ -45,7 +45,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let mut exchange = Exchange::begin(&connection);
     let (mut head, body) = request.into_parts();
     if worker.log.is_some() {
-        exchange.record = Some(Box::new(record(&connection, &head, table.generation)));
+        exchange.record = Some(Box::new(record(&connection, &mut head, table.generation)));
     }
     let version = head.version;
     let facts = Facts {
@@ -188,10 +188,12 @@ fn refuse(error: Error, mut exchange: Exchange) -> Response<ResponseBody> {
     response
 }
 
-fn record(connection: &Connection, head: &Parts, generation: u64) -> Record {
+fn record(connection: &Connection, head: &mut Parts, generation: u64) -> Record {
+    // A request that is refused has an id in the log too.
+    let request_id = Some(headers::request_id(&mut head.headers));
     Record {
         time: SystemTime::now(),
-        request_id: head.headers.get(headers::X_REQUEST_ID).cloned(),
+        request_id,
         client: connection.peer.address,
         method: head.method.clone(),
         host: authority(head).ok().flatten(),

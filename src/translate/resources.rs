@@ -195,6 +195,14 @@ impl Resources {
         self.dirty.services.extend(self.services.values().filter(named).map(|service| service.name.clone()));
     }
 
+    /// Has everything looked at again, as a translator that begins now must.
+    pub fn mark_all(&mut self) {
+        self.dirty.classes = true;
+        self.dirty.ingresses.extend(self.ingresses.keys().cloned());
+        self.dirty.services.extend(self.services.keys().cloned());
+        self.dirty.secrets.extend(self.secrets.keys().cloned());
+    }
+
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
