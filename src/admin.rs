@@ -24,6 +24,8 @@ use crate::metrics::{Exposition, Metrics};
 /// Connections to the admin port at once.
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A worker that has not looked at its clock for so long is not alive.
+const STALL_MAX: Duration = Duration::from_secs(10);
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -74,10 +76,15 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n");
     }
     match request.uri().path() {
-        "/livez" => respond(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" if state.drain.phase() != Phase::Serving => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        // That this is answered shows that the control thread moves.
+        "/livez" if state.metrics.stalled(STALL_MAX) => {
+            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a worker stands still\n")
+        }
+        "/readyz" if state.drain.phase() != Phase::Serving => {
+            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n")
+        }
         "/readyz" if !state.ready => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no table yet\n"),
-        "/readyz" => respond(StatusCode::OK, TEXT, "ok\n"),
+        "/livez" | "/readyz" => respond(StatusCode::OK, TEXT, "ok\n"),
         "/metrics" => match Exposition::text(&state.metrics) {
             Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
             Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n"),

@@ -61,7 +61,8 @@ pub fn run(config: &Serve) -> Result<()> {
         None => (None, None),
         Some(destination) => {
             let started = AccessLog::start(&destination, metrics.clone());
-            let (log, writer) = started.with_context(|| format!("the access log {} can't be opened", config.process.access_log))?;
+            let (log, writer) =
+                started.with_context(|| format!("the access log {} can't be opened", config.process.access_log))?;
             (Some(log), Some(writer))
         }
     };
@@ -71,7 +72,9 @@ pub fn run(config: &Serve) -> Result<()> {
         let mut control = Control::new(settings(&config.objects), folder, metrics.clone());
         // The first table is in before the first connection is accepted.
         control.follow();
-        let threads = start_workers(config, &control, &metrics, &drain, log, sockets.workers)?;
+        let threads = start_workers(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?;
+        // Only the workers hold the log now; its writer ends with the last of them.
+        drop(log);
         let state = control.admin(metrics, drain.clone());
         for listener in sockets.admin {
             tokio::task::spawn_local(admin::serve(listener, state.clone()));
@@ -115,8 +118,11 @@ impl Sockets {
         let mut sockets = Self { workers: (0..workers).map(|_| Listeners::default()).collect(), admin: Vec::new() };
         let mut bound = Vec::new();
         let mut bind = |kind: &'static str, address, count| {
-            let listeners = proxy::bind(address, count).with_context(|| format!("can't listen for {kind} on {address}"))?;
-            bound.extend(listeners.first().and_then(|listener| listener.local_addr().ok()).map(|address| (kind, address)));
+            let listeners =
+                proxy::bind(address, count).with_context(|| format!("can't listen for {kind} on {address}"))?;
+            bound.extend(
+                listeners.first().and_then(|listener| listener.local_addr().ok()).map(|address| (kind, address)),
+            );
             anyhow::Ok(listeners)
         };
         for address in addresses(&config.http_listen) {
@@ -142,7 +148,7 @@ fn start_workers(
     control: &Control,
     metrics: &Metrics,
     drain: &Arc<Drain>,
-    log: Option<AccessLog>,
+    log: Option<&AccessLog>,
     listeners: Vec<Listeners>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let current = control.publisher.current.clone();
@@ -156,7 +162,7 @@ fn start_workers(
             current: current.clone(),
             cells: metrics.worker(),
             tls: tls.clone(),
-            log: log.clone(),
+            log: log.cloned(),
             drain: drain.clone(),
             listeners,
         };
@@ -275,7 +281,8 @@ impl Control {
     }
 
     fn admin(&self, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
-        let (problems, translator, generation) = (self.problems.clone(), self.translator.clone(), self.shown_generation.clone());
+        let (problems, translator, generation) =
+            (self.problems.clone(), self.translator.clone(), self.shown_generation.clone());
         Rc::new(RefCell::new(admin::State {
             metrics,
             drain,

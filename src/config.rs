@@ -52,7 +52,7 @@ pub struct Objects {
     /// Secret of the certificate for names that no other is for; a self-signed one is made if left out
     #[arg(long, env = "PORTUNUS_DEFAULT_TLS_CERTIFICATE", alias = "default-ssl-certificate", value_name = "NS/NAME")]
     pub default_tls_certificate: Option<ObjectName>,
-    /// How requests are spread over a Service's endpoints; consistent_hash goes by the client's address
+    /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
 }
@@ -239,7 +239,10 @@ fn listen_address(text: &str) -> Result<Listen, String> {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<std::net::IpAddr>().ok().map(IpNet::from);
-    text.parse().ok().or_else(address).ok_or_else(|| format!("`{text}` is neither a CIDR nor an address; write 10.0.0.0/8"))
+    text.parse()
+        .ok()
+        .or_else(address)
+        .ok_or_else(|| format!("`{text}` is neither a CIDR nor an address; write 10.0.0.0/8"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

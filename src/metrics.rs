@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -19,8 +19,7 @@ const CHUNK: usize = 256;
 /// Status classes: 1xx to 5xx.
 const CLASSES: usize = 5;
 /// Upper bounds of the duration histogram, in seconds.
-const BOUNDS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BOUNDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// A counter that one thread writes and any thread reads: no locked instruction.
 #[derive(Debug, Default)]
@@ -49,6 +48,9 @@ type RouteCells = [Cell; CLASSES];
 /// The cells of one worker.
 #[derive(Debug, Default)]
 pub struct WorkerCells {
+    /// Milliseconds from the start of the process to the worker's last tick.
+    beat: AtomicU64,
+    started: Option<Instant>,
     routes: Vec<OnceLock<Box<[RouteCells]>>>,
     buckets: [Cell; BOUNDS.len() + 1],
     duration_nanoseconds: Cell,
@@ -72,7 +74,20 @@ pub const LISTENERS: [&str; 2] = ["http", "https"];
 
 impl WorkerCells {
     fn new() -> Self {
-        Self { routes: (0..ROUTES_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(), ..Self::default() }
+        Self {
+            started: Some(Instant::now()),
+            routes: (0..ROUTES_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Notes that the worker moves.
+    pub fn beat(&self) {
+        self.beat.store(self.milliseconds(), Ordering::Relaxed);
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.started.map_or(0, |started| u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Counts a request that is over.
@@ -126,6 +141,15 @@ impl Metrics {
         RouteId(id)
     }
 
+    /// Whether a worker has stood still for longer than that.
+    pub fn stalled(&self, longest: Duration) -> bool {
+        let still = |cells: &Arc<WorkerCells>| {
+            let silent = cells.milliseconds().saturating_sub(cells.beat.load(Ordering::Relaxed));
+            Duration::from_millis(silent) > longest
+        };
+        self.workers.lock().expect("no holder panics").iter().any(still)
+    }
+
     fn sum(&self, read: impl Fn(&WorkerCells) -> u64) -> u64 {
         self.workers.lock().expect("no holder panics").iter().map(|cells| read(cells)).sum()
     }
@@ -151,6 +175,9 @@ impl Metrics {
     }
 }
 
+/// Name, help and value of a counter.
+type Row = (&'static str, &'static str, fn(&WorkerCells) -> u64);
+
 /// What a scrape reads.
 #[derive(Debug)]
 pub struct Exposition(pub Arc<Metrics>);
@@ -169,7 +196,8 @@ impl Exposition {
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let metrics = &*self.0;
-        let mut family = encoder.encode_descriptor("requests", "Requests by Ingress and status class", None, MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor("requests", "Requests by Ingress and status class", None, MetricType::Counter)?;
         for (route, class, count) in metrics.requests() {
             let labels = [("route", route), ("class", format!("{class}xx"))];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
@@ -178,25 +206,36 @@ impl Collector for Exposition {
         let histogram = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
         durations(metrics, histogram)?;
 
-        let mut family = encoder.encode_descriptor("connections", "Open connections by kind of listener", None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor(
+            "connections",
+            "Open connections by kind of listener",
+            None,
+            MetricType::Gauge,
+        )?;
         for (index, listener) in LISTENERS.iter().enumerate() {
             let open = metrics.sum(|cells| cells.accepted[index].read().saturating_sub(cells.closed[index].read()));
             ConstGauge::new(open).encode(family.encode_family(&[("listener", *listener)])?)?;
         }
-        let mut family = encoder.encode_descriptor("connections_accepted", "Connections by kind of listener", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(
+            "connections_accepted",
+            "Connections by kind of listener",
+            None,
+            MetricType::Counter,
+        )?;
         for (index, listener) in LISTENERS.iter().enumerate() {
             let accepted = metrics.sum(|cells| cells.accepted[index].read());
             ConstCounter::new(accepted).encode(family.encode_family(&[("listener", *listener)])?)?;
         }
 
-        type Row = (&'static str, &'static str, fn(&WorkerCells) -> u64);
         let counters: [Row; 9] = [
             ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
             ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
             ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
             ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
             ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),
-            ("upstream_connect_failures", "Connections to endpoints that failed", |cells| cells.upstream_connect_failures.read()),
+            ("upstream_connect_failures", "Connections to endpoints that failed", |cells| {
+                cells.upstream_connect_failures.read()
+            }),
             ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
             ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
             ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
@@ -213,10 +252,16 @@ impl Collector for Exposition {
             metrics.sum(opened).saturating_sub(metrics.sum(closed))
         };
         let gauges = [
-            ("upstream_connections_open", "Open connections to endpoints",
-                open(|cells| cells.upstream_connections.read(), |cells| cells.upstream_connections_closed.read())),
-            ("tunnels", "Open WebSockets and other upgrades",
-                open(|cells| cells.tunnels_opened.read(), |cells| cells.tunnels_closed.read())),
+            (
+                "upstream_connections_open",
+                "Open connections to endpoints",
+                open(|cells| cells.upstream_connections.read(), |cells| cells.upstream_connections_closed.read()),
+            ),
+            (
+                "tunnels",
+                "Open WebSockets and other upgrades",
+                open(|cells| cells.tunnels_opened.read(), |cells| cells.tunnels_closed.read()),
+            ),
             ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
             ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
             ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),

@@ -102,7 +102,14 @@ impl Publisher {
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self { current, registry: Registry::default(), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+        Self {
+            current,
+            registry: Registry::default(),
+            slots: HashMap::new(),
+            self_signed,
+            metrics,
+            retired: Vec::new(),
+        }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.

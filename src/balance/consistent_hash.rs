@@ -28,7 +28,11 @@ impl Ring {
         for (index, (name, weight)) in endpoints.iter().enumerate() {
             let index = u16::try_from(index).expect("translate keeps at most 65,535 endpoints");
             let wanted = u64::from((*weight).max(1)) * u64::from(POINTS);
-            let bounded = if total * u64::from(POINTS) > POINTS_MAX { wanted * POINTS_MAX / (total * u64::from(POINTS)) } else { wanted };
+            let bounded = if total * u64::from(POINTS) > POINTS_MAX {
+                wanted * POINTS_MAX / (total * u64::from(POINTS))
+            } else {
+                wanted
+            };
             points.extend((0..bounded.max(1)).map(|point| (place(name.as_bytes(), point), index)));
         }
         points.sort_unstable();
@@ -38,9 +42,8 @@ impl Ring {
     pub(super) fn pick(&self, weights: &[u32], request: &Request) -> Option<usize> {
         let in_flight: u32 = (0..weights.len()).map(|index| (request.load)(index).in_flight).sum();
         let share = BOUND * f64::from(in_flight + 1) / weights.iter().map(|weight| f64::from(*weight)).sum::<f64>();
-        let fits = |index: usize| {
-            f64::from((request.load)(index).in_flight) < (share * f64::from(weights[index])).ceil()
-        };
+        let fits =
+            |index: usize| f64::from((request.load)(index).in_flight) < (share * f64::from(weights[index])).ceil();
         let start = self.points.partition_point(|(place, _)| *place < spread(request.key));
         let clockwise = self.points[start..].iter().chain(&self.points[..start]).map(|(_, index)| usize::from(*index));
         let mut first = None;

@@ -117,8 +117,7 @@ mod tests {
         weights.iter().enumerate().map(|(index, weight)| (format!("10.0.0.{index}:80"), *weight)).collect()
     }
 
-    const POLICIES: [Policy; 4] =
-        [Policy::RoundRobin, Policy::LeastRequests, Policy::PeakEwma, Policy::ConsistentHash];
+    const POLICIES: [Policy; 4] = [Policy::RoundRobin, Policy::LeastRequests, Policy::PeakEwma, Policy::ConsistentHash];
 
     #[test]
     fn every_policy_tries_every_endpoint_once_and_then_gives_up() {
@@ -127,9 +126,13 @@ mod tests {
                 let balancer = Balancer::new(policy, &endpoints(&vec![1; count]));
                 let mut tried = Vec::new();
                 let load = |_| Load::default();
-                while let Some(index) =
-                    balancer.pick(&Request { turn: 7, random: 0x1234_5678_9abc_def0, key: 3, tried: &tried, load: &load })
-                {
+                while let Some(index) = balancer.pick(&Request {
+                    turn: 7,
+                    random: 0x1234_5678_9abc_def0,
+                    key: 3,
+                    tried: &tried,
+                    load: &load,
+                }) {
                     assert!(!tried.contains(&index), "{policy:?}");
                     tried.push(index);
                 }

@@ -107,7 +107,7 @@ async fn answer(mut request: Request<Incoming>, name: Rc<str>) -> Result<Answer,
                 "method": head.method.as_str(),
                 "target": head.uri.path_and_query().map_or("", |target| target.as_str()),
                 "version": version(head.version),
-                "authority": head.uri.authority().map(|authority| authority.as_str()),
+                "authority": head.uri.authority().map(http::uri::Authority::as_str),
                 "headers": listed(&head.headers),
                 "body_bytes": bytes,
                 "trailers": listed(&trailers),
@@ -131,8 +131,11 @@ struct Wanted {
 
 impl Wanted {
     fn read(query: &str) -> Self {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok());
-        let size = |name: &str| value(name).and_then(|value| usize::try_from(value).ok()).map(|value| value.min(BYTES_MAX));
+        let value = |name: &str| {
+            query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+        };
+        let size =
+            |name: &str| value(name).and_then(|value| usize::try_from(value).ok()).map(|value| value.min(BYTES_MAX));
         let status = value("status").and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
         Self {
             status: status.filter(|status| status.as_u16() >= 200).unwrap_or(StatusCode::OK),
@@ -161,7 +164,10 @@ struct Frames<I>(I);
 impl<I: Iterator<Item = Result<Frame<Bytes>, Infallible>> + Unpin> futures_core::Stream for Frames<I> {
     type Item = Result<Frame<Bytes>, Infallible>;
 
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
         std::task::Poll::Ready(self.0.next())
     }
 }

@@ -103,7 +103,9 @@ impl Folder {
         self.findings.clear();
         let paths = self.walk();
         self.files.retain(|path, _| paths.contains(path));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         for path in paths {
             self.read(&path, now);
         }
@@ -121,7 +123,8 @@ impl Folder {
             let located = file.objects.iter().find(|located| located.reference == problem.object)?;
             Some((path, located))
         });
-        let line = place.and_then(|(path, located)| line(path, located.document, &format!("{}{}", located.path, problem.field)));
+        let line = place
+            .and_then(|(path, located)| line(path, located.document, &format!("{}{}", located.path, problem.field)));
         finding(problem, place.map(|(path, _)| path.clone()), line)
     }
 
@@ -136,14 +139,21 @@ impl Folder {
             let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    self.findings.push(file_finding(&folder, None, format!("can't be read: {error}"), "make it readable"));
+                    self.findings.push(file_finding(
+                        &folder,
+                        None,
+                        format!("can't be read: {error}"),
+                        "make it readable",
+                    ));
                     continue;
                 }
             };
             for entry in entries.flatten() {
                 let path = entry.path();
                 let hidden = entry.file_name().to_string_lossy().starts_with('.');
-                let manifest = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
+                let manifest = path
+                    .extension()
+                    .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
                 match fs::metadata(&path) {
                     _ if hidden => {}
                     Ok(metadata) if metadata.is_dir() && depth < DEPTH_MAX => folders.push((path, depth + 1)),
@@ -165,7 +175,12 @@ impl Folder {
             Ok(bytes) => bytes,
             Err(error) => {
                 file.hash = 0;
-                file.findings = vec![file_finding(path, None, format!("can't be read: {error}"), "make it readable; its last good version stays")];
+                file.findings = vec![file_finding(
+                    path,
+                    None,
+                    format!("can't be read: {error}"),
+                    "make it readable; its last good version stays",
+                )];
                 return;
             }
         };
@@ -183,7 +198,12 @@ impl Folder {
             Ok(documents) => file.take(path, &documents, now),
             Err(error) => {
                 let fix = "correct it; the last good version of its objects stays";
-                file.findings = vec![file_finding(path, Some((error.line, error.column)), format!("is no YAML: {}", error.what), fix)];
+                file.findings = vec![file_finding(
+                    path,
+                    Some((error.line, error.column)),
+                    format!("is no YAML: {}", error.what),
+                    fix,
+                )];
             }
         }
     }
@@ -203,7 +223,8 @@ impl Folder {
                 self.findings.push(finding(&problem, Some(path.clone()), line));
             }
         }
-        let gone: Vec<ObjectRef> = self.applied.keys().filter(|reference| !wanted.contains_key(*reference)).cloned().collect();
+        let gone: Vec<ObjectRef> =
+            self.applied.keys().filter(|reference| !wanted.contains_key(*reference)).cloned().collect();
         for reference in gone {
             resources.remove(&reference);
             self.applied.remove(&reference);
@@ -228,7 +249,10 @@ impl File {
                     Err(problem) => {
                         let line = document.line(&format!("{place}{}", problem.field));
                         self.findings.push(finding(&problem, Some(path.to_owned()), Some(line)));
-                        before.iter().find(|located| located.reference == reference).map(|located| located.object.clone())
+                        before
+                            .iter()
+                            .find(|located| located.reference == reference)
+                            .map(|located| located.object.clone())
                     }
                 };
                 self.objects.extend(object.map(|object| Located { reference, object, document: index, path: place }));
@@ -271,12 +295,8 @@ impl Watch {
         let (sender, changes) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading a file is an event too, and ours to ignore.
-            let change = event.is_ok_and(|event| match event.kind {
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-                EventKind::Access(_) => false,
-                EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
-            });
-            if change {
+            let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+            if event.is_ok_and(|event| event.kind == written || !event.kind.is_access()) {
                 // A change that waits to be taken up stands for all that follow.
                 let _ = sender.try_send(());
             }

@@ -49,7 +49,9 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
         match parse(kind, value, now) {
             Ok(Some(object)) => Ok(object),
             Ok(None) => return,
-            Err(error) => problem("spec", format!("the object is not of its kind's form: {error}"), "correct the field's type"),
+            Err(error) => {
+                problem("spec", format!("the object is not of its kind's form: {error}"), "correct the field's type")
+            }
         }
     };
     found.push(Found { path, reference, object });

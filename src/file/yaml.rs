@@ -128,9 +128,9 @@ impl Node {
         match self {
             Self::Scalar(value) => value.clone(),
             Self::List(items) => items.iter().map(|item| item.value.to_json()).collect(),
-            Self::Map(fields) => {
-                Value::Object(fields.iter().map(|(name, child)| (name.clone(), child.value.to_json())).collect::<Map<_, _>>())
-            }
+            Self::Map(fields) => Value::Object(
+                fields.iter().map(|(name, child)| (name.clone(), child.value.to_json())).collect::<Map<_, _>>(),
+            ),
         }
     }
 }

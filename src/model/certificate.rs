@@ -15,8 +15,8 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A chain and a key that belong together.
-#[derive(Debug, Clone, PartialEq)]
+/// A chain and a key that belong together. `Debug` shows names and dates.
+#[derive(Clone, PartialEq)]
 pub struct Certificate {
     /// DER, leaf first.
     pub chain: Arc<[Vec<u8>]>,
@@ -32,7 +32,16 @@ impl Certificate {
     /// Whether the leaf is for `host`: exactly, or by a wildcard for exactly one label (RFC 6125, 6.4.3).
     pub fn covers(&self, host: &str) -> bool {
         let wildcard = host.split_once('.').map(|(_, rest)| rest);
-        self.names.iter().any(|name| &**name == host || name.strip_prefix("*.").is_some_and(|rest| wildcard == Some(rest)))
+        self.names
+            .iter()
+            .any(|name| &**name == host || name.strip_prefix("*.").is_some_and(|rest| wildcard == Some(rest)))
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chain: _, key: _, names, not_before, not_after } = self;
+        write!(f, "Certificate({names:?}, {not_before} to {not_after})")
     }
 }
 

@@ -63,9 +63,8 @@ fn canonical(name: &str, text: &str) -> Result<Box<str>, InvalidHost> {
         return Err(InvalidHost { what: format!("host `{text}` is not ASCII"), fix });
     }
     let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let invalid = |what: &str, fix: &str| {
-        Err(InvalidHost { what: format!("host `{text}` {what}"), fix: fix.to_owned() })
-    };
+    let invalid =
+        |what: &str, fix: &str| Err(InvalidHost { what: format!("host `{text}` {what}"), fix: fix.to_owned() });
     if lower.contains('*') {
         return invalid("has a star elsewhere than as its whole first label", "write `*.` and the rest of the name");
     }

@@ -99,7 +99,8 @@ fn normalize_unusual(path: &str) -> Result<NormalizedPath<'_>, PathError> {
     let (decoded, escaped_slash) = decode(path)?;
     for segment in decoded.split('/') {
         // Tomcat and others drop `;…` before they resolve dots, and some decode %2F first.
-        let named = |part: &str| matches!(part.split(';').next().and_then(|part| part.split("%3B").next()), Some("." | ".."));
+        let named =
+            |part: &str| matches!(part.split(';').next().and_then(|part| part.split("%3B").next()), Some("." | ".."));
         let hidden = segment.split("%2F").any(named);
         if hidden && !matches!(segment, "." | "..") {
             return Err(PathError::HiddenDots);

@@ -129,7 +129,9 @@ fn write_all(records: &Receiver<Box<Record>>, mut sink: BufWriter<Box<dyn Write 
 }
 
 fn write(record: &Record, sink: &mut impl Write) -> io::Result<()> {
-    let text = |value: &Option<HeaderValue>| value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let text = |value: &Option<HeaderValue>| {
+        value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
     let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
     let time = jiff::Timestamp::try_from(record.time).map(|time| format!("{time:.3}")).unwrap_or_default();
     let (request_id, host) = (text(&record.request_id), text(&record.host));

@@ -103,7 +103,12 @@ pub struct ResponseBody {
 enum Source {
     /// One of our own, or an endpoint's without content.
     Whole(Bytes),
-    Endpoint { incoming: Incoming, connection: Option<Http1>, timer: Timer, timeout: u64 },
+    Endpoint {
+        incoming: Incoming,
+        connection: Option<Http1>,
+        timer: Timer,
+        timeout: u64,
+    },
 }
 
 impl ResponseBody {
@@ -113,7 +118,13 @@ impl ResponseBody {
 
     /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, and `timeout` the longest
     /// time between two reads, in ticks.
-    pub fn endpoint(incoming: Incoming, connection: Option<Http1>, timer: Timer, timeout: u64, exchange: Exchange) -> Self {
+    pub fn endpoint(
+        incoming: Incoming,
+        connection: Option<Http1>,
+        timer: Timer,
+        timeout: u64,
+        exchange: Exchange,
+    ) -> Self {
         timer.clear();
         Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange) }
     }
@@ -135,7 +146,11 @@ impl ResponseBody {
         exchange.leave_endpoint();
     }
 
-    fn fail(&mut self, reason: &'static str, error: ResponseError) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn fail(
+        &mut self,
+        reason: &'static str,
+        error: ResponseError,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         if let Some(exchange) = &mut self.exchange {
             exchange.reason = Some(reason);
         }
@@ -147,7 +162,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = ResponseError;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
         let (incoming, timer) = match &mut this.source {
             Source::Whole(bytes) => {
@@ -165,7 +183,9 @@ impl Body for ResponseBody {
                     let _ = connection.poll_drive(context);
                 }
                 match Pin::new(&mut *incoming).poll_frame(context) {
-                    Poll::Pending if timer.has_passed() => return this.fail("upstream_body_timeout", ResponseError::TimedOut),
+                    Poll::Pending if timer.has_passed() => {
+                        return this.fail("upstream_body_timeout", ResponseError::TimedOut);
+                    }
                     Poll::Pending => {
                         if !timer.is_set() {
                             timer.set(*timeout);

@@ -210,7 +210,11 @@ async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, 
             let mut reading = pin!(io.read_buf(&mut bytes));
             let read = poll_fn(|context| {
                 activity.timer.register(context);
-                if activity.timer.has_passed() { Poll::Ready(None) } else { reading.as_mut().poll(context).map(Result::ok) }
+                if activity.timer.has_passed() {
+                    Poll::Ready(None)
+                } else {
+                    reading.as_mut().poll(context).map(Result::ok)
+                }
             });
             if read.await? == 0 {
                 return None;
@@ -231,7 +235,9 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
     let service = service_fn(|request| handle(connection.clone(), request));
     let mut http = http1::Builder::new()
         .max_headers(worker.settings.limits.header_count_max.max(1))
-        .max_buf_size(HTTP1_BUFFER_BYTES.max(worker.settings.limits.header_bytes_max + worker.settings.limits.target_bytes_max))
+        .max_buf_size(
+            HTTP1_BUFFER_BYTES.max(worker.settings.limits.header_bytes_max + worker.settings.limits.target_bytes_max),
+        )
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service);
     let activity = &connection.activity;
@@ -309,4 +315,3 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     })
     .await;
 }
-

@@ -40,7 +40,7 @@ struct Answer {
 /// How sending failed.
 enum SendError {
     /// Nothing was sent: here is the request again.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     Broken,
     TimedOut,
 }
@@ -67,7 +67,11 @@ pub async fn forward(
             Ok(acquired) => acquired,
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
-                failure = if matches!(error, ConnectError::TimedOut(_)) { Error::ConnectTimeout } else { Error::ConnectFailed };
+                failure = if matches!(error, ConnectError::TimedOut(_)) {
+                    Error::ConnectTimeout
+                } else {
+                    Error::ConnectFailed
+                };
                 tried.push(index);
                 continue;
             }
@@ -86,10 +90,14 @@ pub async fn forward(
                 return answered(answer, upgrading, timer, exchange);
             }
             Err(SendError::Unsent(back)) => {
-                request = back;
+                request = *back;
                 exchange.leave_endpoint();
                 // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
-                if reused { stale += 1 } else { tried.push(index) }
+                if reused {
+                    stale += 1
+                } else {
+                    tried.push(index)
+                }
                 failure = Error::UpstreamFailed;
             }
             Err(SendError::Broken) => return Err((blame(&exchange, Error::UpstreamFailed), exchange)),
@@ -103,7 +111,8 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
     let connection = &exchange.connection;
     let multiplexed = plan.upstream.protocol == Protocol::H2c;
     let fields = request.headers_mut();
-    let client = headers::add_forwarding(fields, &connection.peer, &plan.host, &connection.worker.settings.trusted_proxies);
+    let client =
+        headers::add_forwarding(fields, &connection.peer, &plan.host, &connection.worker.settings.trusted_proxies);
     let id = headers::request_id(fields);
     if let Some(record) = &mut exchange.record {
         record.request_id = Some(id);
@@ -125,8 +134,17 @@ fn client_key(client: IpAddr) -> u64 {
     KEYS.hash_one(client)
 }
 
-async fn acquire(worker: &Worker, upstream: &Upstream, endpoint: &Endpoint, fresh: bool) -> Result<Acquired, ConnectError> {
-    if fresh { worker.pools.connect_alone(upstream, endpoint).await } else { worker.pools.acquire(upstream, endpoint).await }
+async fn acquire(
+    worker: &Worker,
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    fresh: bool,
+) -> Result<Acquired, ConnectError> {
+    if fresh {
+        worker.pools.connect_alone(upstream, endpoint).await
+    } else {
+        worker.pools.acquire(upstream, endpoint).await
+    }
 }
 
 /// Counts the request where it goes now; returns whether the connection had been open.
@@ -145,7 +163,12 @@ fn note(acquired: &Acquired, endpoint: &Endpoint, begun: Instant, exchange: &mut
     reused
 }
 
-async fn send(acquired: Acquired, request: Request<RequestBody>, timer: &Timer, exchange: &Exchange) -> Result<Answer, SendError> {
+async fn send(
+    acquired: Acquired,
+    request: Request<RequestBody>,
+    timer: &Timer,
+    exchange: &Exchange,
+) -> Result<Answer, SendError> {
     match acquired {
         Acquired::Http1 { connection, .. } => send_http1(connection, request, timer, exchange).await,
         Acquired::Http2 { connection, .. } => send_http2(connection, request, timer, exchange).await,
@@ -193,7 +216,7 @@ async fn send_http2(
     });
     match ready.await {
         None => return Err(SendError::TimedOut),
-        Some(Err(_)) => return Err(SendError::Unsent(request)),
+        Some(Err(_)) => return Err(SendError::Unsent(Box::new(request))),
         Some(Ok(())) => {}
     }
     to_http2(&mut request, exchange.connection.secure);
@@ -213,7 +236,7 @@ async fn send_http2(
 
 fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError {
     match error.take_message() {
-        Some(request) => SendError::Unsent(request),
+        Some(request) => SendError::Unsent(Box::new(request)),
         None => {
             tracing::debug!(error = %error.error(), "the endpoint did not answer");
             SendError::Broken
@@ -292,7 +315,12 @@ fn blame(exchange: &Exchange, error: Error) -> Error {
 }
 
 /// The answer as the client gets it.
-fn answered(answer: Answer, upgrading: bool, timer: Timer, mut exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
+fn answered(
+    answer: Answer,
+    upgrading: bool,
+    timer: Timer,
+    mut exchange: Exchange,
+) -> Result<Response<ResponseBody>, Failed> {
     let Answer { response, connection } = answer;
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -39,7 +39,10 @@ struct Facts<'c> {
 }
 
 /// Answers a request. Whatever goes wrong becomes an answer too.
-pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+pub async fn handle(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
     let worker = connection.worker.clone();
     let table = worker.table();
     let mut exchange = Exchange::begin(&connection);
@@ -129,7 +132,9 @@ fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
         return Err(Error::Malformed("there is more than one Host"));
     }
     match (head.uri.authority(), field) {
-        (Some(authority), _) if authority.as_str().contains('@') => Err(Error::Malformed("the authority has user information")),
+        (Some(authority), _) if authority.as_str().contains('@') => {
+            Err(Error::Malformed("the authority has user information"))
+        }
         (Some(authority), Some(field)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             Err(Error::Malformed("Host and the request's authority differ"))
         }

@@ -195,7 +195,8 @@ fn one_content_length(headers: &mut HeaderMap) -> Result<(), Error> {
 
 fn has_body(headers: &HeaderMap, seen: Seen) -> bool {
     let length = headers.get(header::CONTENT_LENGTH);
-    seen.has(Seen::TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+    seen.has(Seen::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
 }
 
 /// The protocol of an upgrade that may be passed on: one token, asked for in `Connection`, and never `h2c`,
@@ -260,7 +261,8 @@ fn remove_named(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("values joined by printable bytes are a value");
+    let joined =
+        HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("values joined by printable bytes are a value");
     headers.insert(header::COOKIE, joined);
 }
 
@@ -294,8 +296,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, keep: 
 
 /// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2).
 fn read_forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let values: Vec<&str> =
-        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let values: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut client = peer;
     for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
         let Ok(address) = text.trim().parse::<IpAddr>() else { break };
@@ -369,7 +370,9 @@ mod tests {
     const LIMITS: Limits = Limits { header_bytes_max: 1000, header_count_max: 10, target_bytes_max: 100 };
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        let pair = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
         fields.iter().map(pair).fold(HeaderMap::new(), |mut map, (name, value)| {
             map.append(name, value);
             map
@@ -437,7 +440,8 @@ mod tests {
 
     #[test]
     fn only_plain_upgrades_are_passed_on() {
-        let upgrade = |connection: &str, protocol: &str| clean(&[("connection", connection), ("upgrade", protocol)]).0.unwrap();
+        let upgrade =
+            |connection: &str, protocol: &str| clean(&[("connection", connection), ("upgrade", protocol)]).0.unwrap();
         assert_eq!(upgrade("keep-alive, Upgrade", "websocket").unwrap(), "websocket");
         assert_eq!(upgrade("close", "websocket"), None);
         assert_eq!(upgrade("upgrade", "h2c"), None);

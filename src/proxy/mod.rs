@@ -14,6 +14,6 @@ mod upgrade;
 mod worker;
 
 pub use access_log::{AccessLog, Destination};
-pub use listener::{Listeners, bind};
 pub use headers::Limits;
+pub use listener::{Listeners, bind};
 pub use worker::{Settings, Start, run};

@@ -1,5 +1,9 @@
 //! One worker: a thread with a runtime, sockets, connections to endpoints and counters of its own. With the
 //! others it shares the table's pointer, which it looks at once a request, and the drain.
+#![expect(
+    clippy::redundant_allocation,
+    reason = "requests count the Rc, which is this worker's own, and never the Arc"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -98,9 +102,10 @@ async fn tick(worker: &Rc<Worker>) {
     loop {
         interval.tick().await;
         worker.clock.tick();
+        worker.cells.beat();
         // An idle worker takes up a new table too, or it would keep the old one alive.
         drop(worker.table());
-        if worker.clock.now() % SWEEP_TICKS == 0 {
+        if worker.clock.now().is_multiple_of(SWEEP_TICKS) {
             worker.pools.sweep();
         }
         if worker.drain.phase() == Phase::Stopping {

@@ -134,7 +134,8 @@ mod tests {
         let matches = |rule: &PathMatch| match rule.kind {
             PathKind::Exact => *rule.value == *path,
             PathKind::Prefix => {
-                let elements = |path: &str| path.split('/').filter(|e| !e.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+                let elements =
+                    |path: &str| path.split('/').filter(|e| !e.is_empty()).map(str::to_owned).collect::<Vec<_>>();
                 elements(path).starts_with(&elements(&rule.value))
             }
         };

@@ -13,7 +13,7 @@ use crate::model::{Certificate, HostMap, HostPattern, ObjectName};
 #[derive(Debug, Clone)]
 pub struct Certificates {
     names: Arc<HostMap<ObjectName>>,
-    loaded: Arc<HashMap<ObjectName, (Arc<Certificate>, Arc<CertifiedKey>)>>,
+    loaded: Arc<HashMap<ObjectName, Arc<CertifiedKey>>>,
     default: (Option<ObjectName>, Arc<CertifiedKey>),
 }
 
@@ -24,10 +24,10 @@ impl Certificates {
     }
 
     /// Loads a Secret's certificate.
-    pub fn load(&mut self, secret: &ObjectName, certificate: &Arc<Certificate>) {
+    pub fn load(&mut self, secret: &ObjectName, certificate: &Certificate) {
         // translate has checked the pair; what rustls refuses all the same leaves the last good one in place.
         if let Some(key) = certified_key(certificate) {
-            Arc::make_mut(&mut self.loaded).insert(secret.clone(), (certificate.clone(), Arc::new(key)));
+            Arc::make_mut(&mut self.loaded).insert(secret.clone(), Arc::new(key));
         }
     }
 
@@ -49,14 +49,14 @@ impl Certificates {
 
     /// Serves a loaded Secret's certificate for all names that have none of their own.
     pub fn assign_default(&mut self, secret: Option<&ObjectName>, self_signed: &Arc<CertifiedKey>) {
-        let loaded = secret.and_then(|secret| Some((Some(secret.clone()), self.loaded.get(secret)?.1.clone())));
+        let loaded = secret.and_then(|secret| Some((Some(secret.clone()), self.loaded.get(secret)?.clone())));
         self.default = loaded.unwrap_or_else(|| (None, self_signed.clone()));
     }
 
     /// The certificate for a name in lower case. A name without one of its own gets the default.
     pub fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
         let own = name.and_then(|name| self.loaded.get(self.names.find(name)?));
-        own.map_or(&self.default.1, |(_, key)| key)
+        own.unwrap_or(&self.default.1)
     }
 
     /// Whether a request for `host` may come over a connection whose handshake asked for `server_name`: both

@@ -47,6 +47,7 @@ pub fn default_certificate() -> Arc<CertifiedKey> {
     let made = rcgen::generate_simple_self_signed(["portunus.invalid".to_owned()])
         .expect("the name is valid and a P-256 key can always be made");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let signer = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("rcgen writes keys that rustls reads");
+    let signer =
+        aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("rcgen writes keys that rustls reads");
     Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], signer))
 }

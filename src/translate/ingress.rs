@@ -117,7 +117,11 @@ impl Parts {
         match normalize(text) {
             Ok(path) => Some(PathMatch::new(kind, &path.matched)),
             Err(error) => {
-                self.problem(format!("{field}.path"), format!("`{text}`: {}", error.message()), "write the plain path, as /a/b");
+                self.problem(
+                    format!("{field}.path"),
+                    format!("`{text}`: {}", error.message()),
+                    "write the plain path, as /a/b",
+                );
                 None
             }
         }
@@ -208,7 +212,8 @@ fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Ru
         }
         None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
     };
-    let fix = if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
+    let fix =
+        if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
     Some(Problem::new(object, located.field.clone(), what, fix))
 }
 
@@ -227,7 +232,8 @@ fn certificate(
                 None => listed = Some((parts, tls)),
                 Some((winner, first)) if first.secret != tls.secret => {
                     let object = ObjectRef::new(Kind::Ingress, &parts.name);
-                    let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
+                    let what =
+                        format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
                     let fix = "name the same Secret, or list the host once; the older one wins";
                     problems.push(Problem::new(object, tls.field.clone(), what, fix));
                 }
@@ -241,7 +247,9 @@ fn certificate(
         return Some(tls.secret.clone());
     }
     let by_wildcard = |tls: &&Tls| match pattern {
-        HostPattern::Exact(name) => name.split_once('.').is_some_and(|(_, rest)| tls.hosts.contains(&HostPattern::Wildcard(rest.into()))),
+        HostPattern::Exact(name) => {
+            name.split_once('.').is_some_and(|(_, rest)| tls.hosts.contains(&HostPattern::Wildcard(rest.into())))
+        }
         HostPattern::Wildcard(_) | HostPattern::Any => false,
     };
     let by_names = |tls: &&Tls| {
@@ -268,7 +276,12 @@ pub(super) fn secret_problems(parts: &Parts, resources: &Resources) -> Vec<Probl
         };
         if secret.certificate.is_none() {
             let what = format!("Secret {} is broken", tls.secret);
-            return Some(Problem::new(object, tls.field.clone(), what, "mend it; the default certificate is served meanwhile"));
+            return Some(Problem::new(
+                object,
+                tls.field.clone(),
+                what,
+                "mend it; the default certificate is served meanwhile",
+            ));
         }
         None
     };

@@ -138,10 +138,16 @@ impl Translator {
         let of_hosts = self.host_problems.values().flatten();
         let of_backends = self.backend_problems.values().flatten();
         let of_secrets = self.secret_problems.values().flatten();
-        let default = self.settings.default_certificate.as_ref().filter(|_| self.snapshot.default_certificate.is_none());
+        let default =
+            self.settings.default_certificate.as_ref().filter(|_| self.snapshot.default_certificate.is_none());
         let no_default = default.map(|name| {
             let what = "the default certificate is missing or broken";
-            Problem::new(ObjectRef::new(Kind::Secret, name), "data", what, "create it; a self-signed one is served meanwhile")
+            Problem::new(
+                ObjectRef::new(Kind::Secret, name),
+                "data",
+                what,
+                "create it; a self-signed one is served meanwhile",
+            )
         });
         let all = of_ingresses.chain(of_hosts).chain(of_backends).chain(of_secrets).chain(&no_default);
         all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
@@ -205,7 +211,8 @@ impl Translator {
             self.backend_problems.remove(key);
             return self.snapshot.backends.remove(key).is_some();
         };
-        let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].backends[key].as_str());
+        let referrer =
+            |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].backends[key].as_str());
         let referrers: Vec<_> = names.iter().map(referrer).collect();
         let (backend, problems) = service::backend(key, &referrers, resources, &self.settings);
         keep(&mut self.backend_problems, key, problems);

@@ -47,9 +47,15 @@ pub struct IngressPath {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackendSpec {
-    Service { name: String, port: PortRef },
+    Service {
+        name: String,
+        port: PortRef,
+    },
     /// `resource`, or neither a service nor a port: what is wrong with it.
-    Unusable { field: &'static str, what: String },
+    Unusable {
+        field: &'static str,
+        what: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

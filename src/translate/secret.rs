@@ -38,16 +38,21 @@ pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<
         .ok_or_else(|| invalid(CERTIFICATE, "has no PEM certificate".to_owned(), "put the chain there, leaf first"))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem)
         .map_err(|_| invalid(KEY, "has no PEM private key".to_owned(), "put the key there, unencrypted"))?;
-    let signer = default_provider()
-        .key_provider
-        .load_private_key(key.clone_key())
-        .map_err(|_| invalid(KEY, "is no key that TLS can use".to_owned(), "use RSA (2048 bit or more), ECDSA or Ed25519"))?;
+    let signer = default_provider().key_provider.load_private_key(key.clone_key()).map_err(|_| {
+        invalid(KEY, "is no key that TLS can use".to_owned(), "use RSA (2048 bit or more), ECDSA or Ed25519")
+    })?;
     match CertifiedKey::new(chain.clone(), signer).keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-            return Err(invalid(KEY, "does not belong to the certificate".to_owned(), "store the key that the certificate was issued for"));
+            return Err(invalid(
+                KEY,
+                "does not belong to the certificate".to_owned(),
+                "store the key that the certificate was issued for",
+            ));
         }
-        Err(error) => return Err(invalid(CERTIFICATE, format!("can't be used: {error}"), "store a valid X.509 certificate")),
+        Err(error) => {
+            return Err(invalid(CERTIFICATE, format!("can't be used: {error}"), "store a valid X.509 certificate"));
+        }
     }
     let mut certificate = leaf(&chain[0])
         .ok_or_else(|| invalid(CERTIFICATE, "is no X.509 certificate".to_owned(), "store a valid X.509 certificate"))?;
@@ -99,7 +104,8 @@ mod tests {
         let read = read(Some(certificate.as_bytes()), Some(key.as_bytes()), NOW).unwrap();
         assert_eq!(read.names, ["verona.example".into()]);
         assert!(read.covers("verona.example") && !read.covers("a.verona.example"));
-        assert!(!format!("{read:?}").contains("48, "), "Debug shows key bytes");
+        let shown = format!("{read:?} {:?}", read.key);
+        assert!(shown.contains("verona.example") && shown.ends_with("PrivateKey(secret)"), "{shown}");
     }
 
     #[test]

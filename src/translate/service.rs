@@ -24,7 +24,8 @@ pub(super) fn backend(
         Backend { key: key.clone(), protocol: Protocol::Http1, policy: settings.policy, endpoints: Vec::new() };
     let mut problems = Vec::new();
     let at_referrers = |field: &str, what: String, fix: &str| -> Vec<Problem> {
-        let problem = |(object, at): &Referrer| Problem::new(object.clone(), format!("{at}.{field}"), what.clone(), fix);
+        let problem =
+            |(object, at): &Referrer| Problem::new(object.clone(), format!("{at}.{field}"), what.clone(), fix);
         referrers.iter().map(problem).collect()
     };
     let Some(service) = resources.services.get(&key.service) else {
@@ -39,7 +40,10 @@ pub(super) fn backend(
     match protocol(port.app_protocol.as_deref()) {
         Some(protocol) => backend.protocol = protocol,
         None => {
-            let what = format!("appProtocol `{}` is unknown, HTTP/1.1 is spoken", port.app_protocol.as_deref().unwrap_or_default());
+            let what = format!(
+                "appProtocol `{}` is unknown, HTTP/1.1 is spoken",
+                port.app_protocol.as_deref().unwrap_or_default()
+            );
             let fix = "write http, https, grpc, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
             problems.push(Problem::new(object.clone(), format!("spec.ports[{}].appProtocol", port.port), what, fix));
         }
@@ -121,8 +125,12 @@ fn endpoints(
             }
         }
     }
-    if ready.is_empty() && leaving.is_empty() && let Some(slice) = misnamed {
-        let what = format!("no port is named `{}`, as the port {} of Service {} is", port.name, port.port, service.name);
+    if ready.is_empty()
+        && leaving.is_empty()
+        && let Some(slice) = misnamed
+    {
+        let what =
+            format!("no port is named `{}`, as the port {} of Service {} is", port.name, port.port, service.name);
         let object = ObjectRef::new(Kind::EndpointSlice, &slice.name);
         problems.push(Problem::new(object, "ports", what, "give the slice's port the name of the Service's port"));
     }
@@ -131,5 +139,10 @@ fn endpoints(
 
 fn bad_address(slice: &EndpointSlice, text: &str) -> Problem {
     let what = format!("`{text}` is no IP address");
-    Problem::new(ObjectRef::new(Kind::EndpointSlice, &slice.name), "endpoints.addresses", what, "write an IPv4 or IPv6 address")
+    Problem::new(
+        ObjectRef::new(Kind::EndpointSlice, &slice.name),
+        "endpoints.addresses",
+        what,
+        "write an IPv4 or IPv6 address",
+    )
 }

@@ -73,7 +73,11 @@ impl RequestBody {
 }
 
 impl BodyWatch {
-    fn observe(&self, polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn observe(
+        &self,
+        polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match polled {
             Poll::Pending if self.timer.has_passed() => {
                 self.fault.set(Some(BodyFault::TimedOut));

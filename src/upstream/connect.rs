@@ -118,7 +118,8 @@ pub(super) async fn connect(
             None => (UpstreamIo::Plain(stream), protocol == Protocol::H2c),
             Some(config) => {
                 let name = ServerName::IpAddress(endpoint.address.ip().into());
-                let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
+                let stream =
+                    TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 (UpstreamIo::Tls(Box::new(stream)), http2)
             }

@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, UpstreamIo};
-pub use pool::{Acquired, Pools, PoolSettings};
+pub use pool::{Acquired, PoolSettings, Pools};
 pub use slots::{Slot, Slots};
 
 use crate::balance::Balancer;

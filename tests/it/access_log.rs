@@ -34,7 +34,8 @@ fn a_line_tells_who_asked_for_what_and_what_became_of_it() {
     let (_folder, portunus) = logging(&backend);
     let mut client = Connection::open(portunus.http);
     let address = client.wire.stream.local_addr().expect("an address");
-    let request = "POST /cart?item=7 HTTP/1.1\r\nHost: Shop.test:80\r\nX-Request-ID: id-1\r\nContent-Length: 5\r\n\r\nhello";
+    let request =
+        "POST /cart?item=7 HTTP/1.1\r\nHost: Shop.test:80\r\nX-Request-ID: id-1\r\nContent-Length: 5\r\n\r\nhello";
     assert_eq!(client.ask(request).status, 200);
     let line = lines(&portunus, 1).remove(0);
     assert_eq!(line["request_id"], "id-1", "{line}");

@@ -41,7 +41,9 @@ fn metrics_count_requests_by_route_and_class() {
     folder.write("one.yaml", ingress("one").prefix("/", "app", 80));
     folder.write("two.yaml", ingress("two").prefix("/", "nobody", 80));
     let portunus = Portunus::serve(&folder);
-    for (host, target, count) in [("one.test", "/", 5), ("one.test", "/500", 2), ("two.test", "/", 3), ("no.test", "/", 4)] {
+    for (host, target, count) in
+        [("one.test", "/", 5), ("one.test", "/500", 2), ("two.test", "/", 3), ("no.test", "/", 4)]
+    {
         for _ in 0..count {
             portunus.get(host, target);
         }
@@ -143,7 +145,10 @@ fn problems_say_what_is_wrong_where_and_what_to_write() {
     assert_eq!(problem["object"]["kind"], "Ingress", "{problem}");
     assert_eq!(problem["object"]["namespace"], "verona", "{problem}");
     assert_eq!(problem["object"]["name"], "lost", "{problem}");
-    assert!(problem["field"].as_str().is_some_and(|field| field.starts_with("spec.rules[0].http.paths[0]")), "{problem}");
+    assert!(
+        problem["field"].as_str().is_some_and(|field| field.starts_with("spec.rules[0].http.paths[0]")),
+        "{problem}"
+    );
     assert!(problem["what"].as_str().is_some_and(|what| what.contains("nobody")), "{problem}");
     assert!(problem["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{problem}");
     assert!(problem["file"].as_str().is_some_and(|file| file.ends_with("lost.yaml")), "{problem}");

@@ -6,8 +6,7 @@ use crate::harness::*;
 
 type Fields = Vec<(&'static str, &'static str)>;
 
-const PSEUDO: [(&str, &str); 4] =
-    [(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
+const PSEUDO: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
 
 /// A good request with these fields behind it.
 fn with(fields: &[(&'static str, &'static str)]) -> Fields {
@@ -103,7 +102,10 @@ fn malformed_fields_never_reach_an_http_1_1_backend() {
         ("the path twice", with(&[(":path", "/evil")])),
         ("an unknown pseudo field", with(&[(":evil", "1")])),
         ("a pseudo field of answers", with(&[(":status", "200")])),
-        ("extended CONNECT that nobody offered", [&replaced(":method", "CONNECT")[..], &[(":protocol", "websocket")]].concat()),
+        (
+            "extended CONNECT that nobody offered",
+            [&replaced(":method", "CONNECT")[..], &[(":protocol", "websocket")]].concat(),
+        ),
         ("two lengths", with(&[("content-length", "0"), ("content-length", "5")])),
         ("a length without a body", with(&[("content-length", "5")])),
         ("a length that is a word", with(&[("content-length", "five")])),
@@ -146,7 +148,9 @@ fn trailers_that_http_1_1_must_not_carry_are_left_out_or_refused() {
     let folder = Folder::to(&backend);
     let portunus = Portunus::serve(&folder);
     let fields = ["content-length", "transfer-encoding", "x-evil", "host", ":path"];
-    for trailer in [(":path", "/evil"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("x-evil", "1\r\nHost: b.test")] {
+    for trailer in
+        [(":path", "/evil"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("x-evil", "1\r\nHost: b.test")]
+    {
         let mut connection = RawH2::open(portunus.http);
         connection.headers(1, 0, &with(&[("trailer", "content-length, transfer-encoding, x-evil")]));
         connection.data(1, 0, b"hello");

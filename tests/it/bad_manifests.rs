@@ -1,7 +1,7 @@
 //! What is wrong in a file or an object is told with its place, and affects nothing else.
 
-use crate::harness::manifests::{app, documents, tls_secret};
 use crate::harness::command::portunus;
+use crate::harness::manifests::{app, documents, tls_secret};
 use crate::harness::*;
 
 const BROKEN: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: [never: closed\nspec: {}\n";
@@ -63,7 +63,10 @@ fn a_bad_object_affects_no_other_not_even_in_its_file() {
         ("port", replace("number: 80", "number: eighty")),
         ("paths", replace("paths:", "pathz:")),
         ("host", replace("bad.test", "b*d.test")),
-        ("rules", "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: bad}\nspec: {rules: 7}\n".to_owned()),
+        (
+            "rules",
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: bad}\nspec: {rules: 7}\n".to_owned(),
+        ),
         ("name", replace("name: \"bad\"", "labels: {}")),
         ("no-kind", "metadata: {name: bad}\n".to_owned()),
         ("text", "just a sentence\n".to_owned()),

@@ -95,11 +95,19 @@ fn framing() -> Vec<Row> {
         ("an empty coding first", posting("Transfer-Encoding: ,chunked", "0\r\n\r\n"), &[400, 501]),
         ("gzip, then chunked", posting("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), &[400, 501]),
         ("chunked, then gzip", posting("Transfer-Encoding: chunked, gzip", "0\r\n\r\n"), &[400, 501]),
-        ("chunked on two lines", posting("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), &[400, 501]),
+        (
+            "chunked on two lines",
+            posting("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+            &[400, 501],
+        ),
         ("almost chunked", posting("Transfer-Encoding: xchunked", "0\r\n\r\n"), &[400, 501]),
         ("chunked with a control character", posting("Transfer-Encoding: \u{b}chunked", "0\r\n\r\n"), &[400, 501]),
         ("chunked with a parameter", posting("Transfer-Encoding: chunked;q=1", "0\r\n\r\n"), &[400, 501]),
-        ("a coding in HTTP/1.0", b"POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(), &[400]),
+        (
+            "a coding in HTTP/1.0",
+            b"POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
+            &[400],
+        ),
     ]
 }
 

@@ -45,7 +45,9 @@ fn busy_endpoints_get_fewer_requests() {
             let mut client = Connection::open(portunus.http);
             client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
             let before = held.len() + 1;
-            eventually("the request at a backend", || (counts(&backends).iter().sum::<usize>() >= before).then_some(()));
+            eventually("the request at a backend", || {
+                (counts(&backends).iter().sum::<usize>() >= before).then_some(())
+            });
             held.push(client);
         }
         for _ in 0..50 {

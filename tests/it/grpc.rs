@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::harness::certificates::Authority;
-use crate::harness::manifests::{app_with, tls_secret};
 use crate::harness::command::{Output, finish};
+use crate::harness::manifests::{app_with, tls_secret};
 use crate::harness::*;
 
 /// Builds `tests/grpc` once.

@@ -124,9 +124,8 @@ fn a_trust_in_others_is_no_trust_in_this_peer() {
 #[test]
 fn a_request_id_is_made_or_kept() {
     let (backend, _folder, portunus) = served(&[]);
-    let mut made: Vec<String> = (0..4)
-        .map(|_| forwarded(&portunus, &backend, &[]).get("x-request-id").expect("an id").to_owned())
-        .collect();
+    let mut made: Vec<String> =
+        (0..4).map(|_| forwarded(&portunus, &backend, &[]).get("x-request-id").expect("an id").to_owned()).collect();
     assert!(made.iter().all(|id| id.len() >= 16), "{made:?}");
     made.sort();
     made.dedup();

@@ -130,7 +130,9 @@ fn a_client_that_expects_100_continue_gets_it() {
     let mut client = Connection::open(portunus.http);
     for body in ["first", "second"] {
         let length = body.len();
-        client.send(format!("PUT / HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"));
+        client.send(format!(
+            "PUT / HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        ));
         let interim = client.response();
         assert_eq!((interim.status, interim.head.fields.len()), (100, 0));
         client.send(body);

@@ -148,7 +148,8 @@ fn trailers_pass_between_http_2_and_both_kinds_of_backend() {
             let request = Request::post("http://a.test/").header("te", "trailers").header("trailer", "x-sum");
             let sending = async move {
                 sender.send(Frame::data(Bytes::from_static(b"ok"))).await.expect("data");
-                let trailers = HeaderMap::from_iter([("x-sum".parse().expect("a name"), HeaderValue::from_static("42"))]);
+                let trailers =
+                    HeaderMap::from_iter([("x-sum".parse().expect("a name"), HeaderValue::from_static("42"))]);
                 sender.send(Frame::trailers(trailers)).await.expect("trailers");
             };
             let request = connection.send(request.body(body).expect("a request"));
@@ -185,9 +186,8 @@ fn an_authority_and_a_host_that_differ_are_400() {
     let portunus = Portunus::serve(&folder);
     run(async {
         let mut connection = Connection::cleartext(portunus.http).await;
-        let with_host = |host: &'static str| {
-            Request::get("http://a.test/").header("host", host).body(empty()).expect("a request")
-        };
+        let with_host =
+            |host: &'static str| Request::get("http://a.test/").header("host", host).body(empty()).expect("a request");
         assert_eq!(connection.send(with_host("b.test")).await.status, 400);
         assert_eq!(connection.send(with_host("a.test:81")).await.status, 400);
         assert_eq!(connection.send(with_host("a.test")).await.status, 200);
@@ -225,7 +225,9 @@ fn a_backend_may_speak_h2c() {
     let mut client = h1::Connection::open(portunus.http);
     for body in ["one", "two", "three"] {
         let length = body.len();
-        let request = format!("POST /x?y HTTP/1.1\r\nHost: a.test\r\nConnection: close-not, x\r\nX: 1\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "POST /x?y HTTP/1.1\r\nHost: a.test\r\nConnection: close-not, x\r\nX: 1\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         assert_eq!(client.ask(request).text(), body);
     }
     run(async {
@@ -246,11 +248,9 @@ fn a_backend_may_speak_h2c() {
 #[test]
 fn a_backend_may_speak_tls_with_h2_or_http_1_1() {
     let identity = Authority::new().leaf(&["backend.test"]);
-    for (alpn, version) in [
-        (&["h2", "http/1.1"][..], Version::HTTP_2),
-        (&["http/1.1"], Version::HTTP_11),
-        (&[], Version::HTTP_11),
-    ] {
+    for (alpn, version) in
+        [(&["h2", "http/1.1"][..], Version::HTTP_2), (&["http/1.1"], Version::HTTP_11), (&[], Version::HTTP_11)]
+    {
         let backend = HyperBackend::tls(&identity, alpn);
         let folder = by_protocol(backend.address(), "https");
         let portunus = Portunus::serve(&folder);
@@ -297,5 +297,7 @@ fn a_download_over_http_2_arrives_whole() {
         connection.get("https://a.test/").await
     });
     assert_eq!(answer.body.len(), length);
-    assert!(answer.body.chunks(1 << 16).all(|piece| piece.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8)));
+    assert!(
+        answer.body.chunks(1 << 16).all(|piece| piece.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8))
+    );
 }

@@ -230,7 +230,10 @@ fn memory_stays_small_at_many_routes_and_after_many_changes() {
     let after = portunus.memory("VmRSS:");
     println!("{changes} changes: {:.1} ms each", milliseconds(start) / (changes - changes / 5) as f64);
     let all = [at_start, plateau, after].map(mebibytes);
-    println!("RSS with {routes} routes: {:.1} MiB, after some changes {:.1}, after {changes} {:.1}; goal: 40 MiB", all[0], all[1], all[2]);
+    println!(
+        "RSS with {routes} routes: {:.1} MiB, after some changes {:.1}, after {changes} {:.1}; goal: 40 MiB",
+        all[0], all[1], all[2]
+    );
     assert!(after < 128 << 20, "{after} bytes");
     assert!(after.saturating_sub(plateau) < 16 << 20, "{plateau} grew to {after} bytes");
     portunus.wait_metric("portunus_tables_alive", &[], |tables| tables <= 2.0);

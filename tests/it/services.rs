@@ -63,9 +63,8 @@ fn ports_are_found_by_number_and_by_name() {
 fn slices_of_a_service_are_merged_and_an_endpoint_in_two_counts_once() {
     let folder = Folder::new();
     let (a, b) = (Backend::named("a"), Backend::named("b"));
-    let slice = |name: &str, backend: &Backend| {
-        Slice::new("default", "app", name).port("", backend.port()).ready("127.0.0.1")
-    };
+    let slice =
+        |name: &str, backend: &Backend| Slice::new("default", "app", name).port("", backend.port()).ready("127.0.0.1");
     let service = Service::new("default", "app").port("", 80, "8080");
     let slices = [slice("app-1", &a), slice("app-2", &a), slice("app-3", &b)];
     folder.write("app.yaml", documents(&[&service, &slices[0], &slices[1], &slices[2]]));

@@ -134,7 +134,8 @@ fn a_switch_that_nobody_asked_for_is_502() {
     let backend = Backend::new(|exchange| {
         exchange.read_body();
         let protocol = if exchange.head.has("upgrade") { "other" } else { "websocket" };
-        exchange.write(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
+        exchange
+            .write(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
         exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled");
         exchange.wire.rest();
         exchange.close();

@@ -128,7 +128,8 @@ fn status(block: &[u8]) -> u16 {
 
 /// Three digits in Huffman code (RFC 7541, appendix B): 0 to 2 have 5 bits, the others 6.
 fn digits(bytes: &[u8]) -> u16 {
-    let bits: Vec<u16> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1))).collect();
+    let bits: Vec<u16> =
+        bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1))).collect();
     let (mut at, mut number) = (0, 0);
     for _ in 0..3 {
         let value = |count: usize| bits[at..at + count].iter().fold(0, |value, bit| value << 1 | bit);

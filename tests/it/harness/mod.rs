@@ -89,8 +89,7 @@ impl Gate {
     #[track_caller]
     pub fn wait(&self, what: &str) {
         let guard = self.0.0.lock().expect("gate");
-        let (_guard, timeout) =
-            self.0.1.wait_timeout_while(guard, PATIENCE, |open| !*open).expect("gate");
+        let (_guard, timeout) = self.0.1.wait_timeout_while(guard, PATIENCE, |open| !*open).expect("gate");
         assert!(!timeout.timed_out(), "waited {PATIENCE:?} in vain for {what}");
     }
 }

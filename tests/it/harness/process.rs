@@ -109,9 +109,8 @@ impl Portunus {
     /// The sum over the samples of this name whose labels contain all of `labels`.
     #[track_caller]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let wanted = |sample: &str| {
-            sample.split('{').next() == Some(name) && labels.iter().all(|label| sample.contains(label))
-        };
+        let wanted =
+            |sample: &str| sample.split('{').next() == Some(name) && labels.iter().all(|label| sample.contains(label));
         self.metrics().iter().filter(|(sample, _)| wanted(sample)).map(|(_, value)| value).sum()
     }
 
