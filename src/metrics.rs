@@ -206,71 +206,80 @@ impl Collector for Exposition {
         let histogram = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
         durations(metrics, histogram)?;
 
-        let mut family = encoder.encode_descriptor(
-            "connections",
-            "Open connections by kind of listener",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (index, listener) in LISTENERS.iter().enumerate() {
-            let open = metrics.sum(|cells| cells.accepted[index].read().saturating_sub(cells.closed[index].read()));
-            ConstGauge::new(open).encode(family.encode_family(&[("listener", *listener)])?)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "connections_accepted",
-            "Connections by kind of listener",
-            None,
-            MetricType::Counter,
-        )?;
-        for (index, listener) in LISTENERS.iter().enumerate() {
-            let accepted = metrics.sum(|cells| cells.accepted[index].read());
-            ConstCounter::new(accepted).encode(family.encode_family(&[("listener", *listener)])?)?;
-        }
-
-        let counters: [Row; 9] = [
-            ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
-            ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
-            ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
-            ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
-            ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),
-            ("upstream_connect_failures", "Connections to endpoints that failed", |cells| {
-                cells.upstream_connect_failures.read()
-            }),
-            ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
-            ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
-            ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
-        ];
-        for (name, help, read) in counters {
-            let counter = ConstCounter::new(metrics.sum(read));
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
-        }
-        let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
-        let help = "Access log lines dropped because the queue was full";
-        dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;
-
-        let open = |opened: fn(&WorkerCells) -> u64, closed: fn(&WorkerCells) -> u64| {
-            metrics.sum(opened).saturating_sub(metrics.sum(closed))
-        };
-        let gauges = [
-            (
-                "upstream_connections_open",
-                "Open connections to endpoints",
-                open(|cells| cells.upstream_connections.read(), |cells| cells.upstream_connections_closed.read()),
-            ),
-            (
-                "tunnels",
-                "Open WebSockets and other upgrades",
-                open(|cells| cells.tunnels_opened.read(), |cells| cells.tunnels_closed.read()),
-            ),
-            ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
-            ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
-            ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),
-        ];
-        for (name, help, value) in gauges {
-            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
-        }
-        Ok(())
+        connections(metrics, &mut encoder)?;
+        totals(metrics, &mut encoder)?;
+        gauges(metrics, &mut encoder)
     }
+}
+
+fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut family =
+        encoder.encode_descriptor("connections", "Open connections by kind of listener", None, MetricType::Gauge)?;
+    for (index, listener) in LISTENERS.iter().enumerate() {
+        let open = metrics.sum(|cells| cells.accepted[index].read().saturating_sub(cells.closed[index].read()));
+        ConstGauge::new(open).encode(family.encode_family(&[("listener", *listener)])?)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "connections_accepted",
+        "Connections by kind of listener",
+        None,
+        MetricType::Counter,
+    )?;
+    for (index, listener) in LISTENERS.iter().enumerate() {
+        let accepted = metrics.sum(|cells| cells.accepted[index].read());
+        ConstCounter::new(accepted).encode(family.encode_family(&[("listener", *listener)])?)?;
+    }
+    Ok(())
+}
+
+fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let counters: [Row; 9] = [
+        ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
+        ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
+        ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
+        ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
+        ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),
+        ("upstream_connect_failures", "Connections to endpoints that failed", |cells| {
+            cells.upstream_connect_failures.read()
+        }),
+        ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
+        ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
+        ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
+    ];
+    for (name, help, read) in counters {
+        let counter = ConstCounter::new(metrics.sum(read));
+        counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+    }
+    let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
+    let help = "Access log lines dropped because the queue was full";
+    dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;
+
+    Ok(())
+}
+
+fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let open = |opened: fn(&WorkerCells) -> u64, closed: fn(&WorkerCells) -> u64| {
+        metrics.sum(opened).saturating_sub(metrics.sum(closed))
+    };
+    let gauges = [
+        (
+            "upstream_connections_open",
+            "Open connections to endpoints",
+            open(|cells| cells.upstream_connections.read(), |cells| cells.upstream_connections_closed.read()),
+        ),
+        (
+            "tunnels",
+            "Open WebSockets and other upgrades",
+            open(|cells| cells.tunnels_opened.read(), |cells| cells.tunnels_closed.read()),
+        ),
+        ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
+        ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
+        ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),
+    ];
+    for (name, help, value) in gauges {
+        ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
 }
 
 fn durations(metrics: &Metrics, mut encoder: MetricEncoder) -> fmt::Result {

@@ -94,9 +94,9 @@ pub async fn forward(
                 exchange.leave_endpoint();
                 // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
                 if reused {
-                    stale += 1
+                    stale += 1;
                 } else {
-                    tried.push(index)
+                    tried.push(index);
                 }
                 failure = Error::UpstreamFailed;
             }
