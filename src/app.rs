@@ -2,7 +2,7 @@
 //! the workers, and then is the control side: it follows the folder, translates, publishes, and drains.
 
 use std::cell::RefCell;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,7 +69,7 @@ pub fn run(config: &Serve) -> Result<()> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let mut control = Control::new(settings(&config.objects), folder, metrics.clone());
+        let mut control = Control::new(settings(&config.objects), folder, config.endpoints.resolver, metrics.clone());
         // The first table is in before the first connection is accepted.
         control.follow();
         let threads = start_workers(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?;
@@ -217,8 +217,8 @@ struct Control {
 }
 
 impl Control {
-    fn new(settings: Settings, folder: Folder, metrics: Arc<Metrics>) -> Self {
-        let (names, resolved) = Names::new();
+    fn new(settings: Settings, folder: Folder, resolver: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+        let (names, resolved) = Names::new(resolver);
         Self {
             folder,
             resources: Resources::default(),

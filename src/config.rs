@@ -161,6 +161,9 @@ pub struct Clients {
 
 #[derive(Debug, Args)]
 pub struct Endpoints {
+    /// Name server for ExternalName Services [default: the system's]
+    #[arg(long, env = "PORTUNUS_RESOLVER", value_name = "ADDR:PORT")]
+    pub resolver: Option<SocketAddr>,
     /// Longest time to connect to an endpoint, TLS included
     #[arg(long, env = "PORTUNUS_CONNECT_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub connect_timeout: Duration,

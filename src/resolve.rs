@@ -2,10 +2,12 @@
 //! good answer stays while a name server is away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -25,13 +27,15 @@ pub struct Names {
     tasks: BTreeMap<String, JoinHandle<()>>,
     sender: mpsc::Sender<Resolved>,
     resolver: Option<TokioResolver>,
+    /// Asked instead of the system's name servers.
+    server: Option<SocketAddr>,
 }
 
 impl Names {
     /// The receiver gets every answer that differs from the one before.
-    pub fn new() -> (Self, mpsc::Receiver<Resolved>) {
+    pub fn new(server: Option<SocketAddr>) -> (Self, mpsc::Receiver<Resolved>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self { tasks: BTreeMap::new(), sender, resolver: None }, receiver)
+        (Self { tasks: BTreeMap::new(), sender, resolver: None, server }, receiver)
     }
 
     /// Resolves these names from now on, and no others.
@@ -56,13 +60,25 @@ impl Names {
     /// Made when the first name is wanted; reads the system's configuration.
     fn resolver(&mut self) -> Option<TokioResolver> {
         if self.resolver.is_none() {
-            match TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build) {
+            let builder = match self.server {
+                Some(server) => Ok(TokioResolver::builder_with_config(only(server), TokioRuntimeProvider::default())),
+                None => TokioResolver::builder_tokio(),
+            };
+            match builder.and_then(ResolverBuilder::build) {
                 Ok(resolver) => self.resolver = Some(resolver),
                 Err(error) => tracing::warn!(%error, "external names can't be resolved"),
             }
         }
         self.resolver.clone()
     }
+}
+
+fn only(server: SocketAddr) -> ResolverConfig {
+    let mut config = NameServerConfig::udp_and_tcp(server.ip());
+    for connection in &mut config.connections {
+        connection.port = server.port();
+    }
+    ResolverConfig::from_name_servers(vec![config])
 }
 
 async fn follow(resolver: TokioResolver, name: String, sender: mpsc::Sender<Resolved>) {

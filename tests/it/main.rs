@@ -11,6 +11,7 @@ mod bad_requests;
 mod balance;
 mod classes;
 mod drain;
+mod external_names;
 mod grpc;
 mod harness;
 mod headers;
