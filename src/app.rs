@@ -217,8 +217,8 @@ struct Control {
 }
 
 impl Control {
-    fn new(settings: Settings, folder: Folder, resolver: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
-        let (names, resolved) = Names::new(resolver);
+    fn new(settings: Settings, folder: Folder, name_server: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+        let (names, resolved) = Names::new(name_server);
         Self {
             folder,
             resources: Resources::default(),

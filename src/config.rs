@@ -226,9 +226,17 @@ impl From<LoadBalance> for Policy {
     }
 }
 
-/// Reads flags and environment; prints help or what is wrong and exits with 0 or 2.
-pub fn read() -> Config {
-    Config::parse()
+/// Reads flags and environment. Prints help and exits with 0; what is wrong comes back as one sentence.
+pub fn read() -> Result<Config, String> {
+    Config::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.to_string();
+        let sentence: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let sentence = sentence.join(" ");
+        format!("{}; --help says more", sentence.strip_prefix("error: ").unwrap_or(&sentence))
+    })
 }
 
 fn listen_address(text: &str) -> Result<Listen, String> {

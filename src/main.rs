@@ -9,7 +9,13 @@ use portunus::{app, cli, telemetry};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = config::read();
+    let config = match config::read() {
+        Ok(config) => config,
+        Err(sentence) => {
+            eprintln!("portunus: {sentence}");
+            return ExitCode::from(2);
+        }
+    };
     let result = match &config.command {
         Command::Serve(serve) => {
             telemetry::start(serve.process.log_format, &serve.process.log);

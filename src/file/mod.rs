@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::translate::{Object, ObjectRef, Problem, Resources};
@@ -243,7 +244,14 @@ impl File {
     fn take(&mut self, path: &Path, documents: &[yaml::Document], now: i64) {
         let before = std::mem::take(&mut self.objects);
         for (index, document) in documents.iter().enumerate() {
-            for Found { path: place, reference, object } in objects::find(&document.root.to_json(), now) {
+            let json = document.root.to_json();
+            if json.get("kind").and_then(Value::as_str).is_none_or(str::is_empty) {
+                let place = Some((document.line(""), 1));
+                let fix = "write apiVersion and kind, or take it out";
+                self.findings.push(file_finding(path, place, "a document has no kind".to_owned(), fix));
+                continue;
+            }
+            for Found { path: place, reference, object } in objects::find(&json, now) {
                 let object = match object {
                     Ok(object) => Some(object),
                     Err(problem) => {

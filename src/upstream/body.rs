@@ -7,10 +7,32 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::clock::{Clock, Timer};
+
+/// Fields that must be known before the body, beside those of a prefix.
+const DECISIVE: [&str; 17] = [
+    "authorization",
+    "connection",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "proxy",
+    "range",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +113,10 @@ impl BodyWatch {
                 self.timer.register(context);
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
                 self.waiting.set(false);
                 self.timer.clear();
                 if let Some(data) = frame.data_ref() {
@@ -110,6 +135,21 @@ impl BodyWatch {
                 Poll::Ready(None)
             }
         }
+    }
+}
+
+/// Takes away what no trailer may decide: framing, routing, who asks and with what right (RFC 9110, 6.5.1).
+fn clean_trailers(trailers: &mut HeaderMap) {
+    let decides = |name: &str| {
+        name.starts_with("content-")
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("proxy-")
+            || name.contains('_')
+            || DECISIVE.contains(&name)
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| decides(name.as_str())).cloned().collect();
+    for name in names {
+        trailers.remove(name);
     }
 }
 

@@ -57,25 +57,23 @@ fn a_bad_object_affects_no_other_not_even_in_its_file() {
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", &[backend.address()]));
     let good = |name: &str| Ingress::new("default", name).host(&format!("{name}.test")).prefix("/", "app", 80);
-    let replace = |from: &str, to: &str| good("bad").to_string().replace(from, to);
+    let replace = |name: &str, from: &str, to: &str| good(name).to_string().replace(from, to);
+    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: rules}\n";
+    let slice = Slice::new("default", "app", "slice").port("", 80).ready("127.9.9.9").to_string();
     let rows = [
-        ("path-type", replace("pathType: Prefix", "pathType: Regex")),
-        ("port", replace("number: 80", "number: eighty")),
-        ("paths", replace("paths:", "pathz:")),
-        ("host", replace("bad.test", "b*d.test")),
-        (
-            "rules",
-            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: bad}\nspec: {rules: 7}\n".to_owned(),
-        ),
-        ("name", replace("name: \"bad\"", "labels: {}")),
-        ("no-kind", "metadata: {name: bad}\n".to_owned()),
-        ("text", "just a sentence\n".to_owned()),
-        ("slice", Slice::new("default", "app", "bad").port("", 80).to_string() + "- addresses: [not-an-address]\n"),
+        ("path-type", replace("path-type", "pathType: Prefix", "pathType: Regex")),
+        ("port", replace("port", "number: 80", "number: eighty")),
+        ("paths", replace("paths", "paths:", "pathz:")),
+        ("host", replace("host", "host.test", "h*st.test")),
+        ("rules", format!("{ingress}spec: {{rules: 7}}\n")),
+        ("name", replace("no-name", "name: \"no-name\"", "labels: {}")),
+        ("slice", slice.replace("127.9.9.9", "not-an-address")),
     ];
     for (name, bad) in &rows {
         let (before, after) = (good(&format!("{name}-before")), good(&format!("{name}-after")));
         folder.write(&format!("{name}.yaml"), documents(&[&before, bad, &after]));
     }
+    folder.write("strange.yaml", "just a sentence\n---\nmetadata: {name: of-no-kind}\n---\n[1, 2]\n---\n");
     let portunus = Portunus::serve(&folder);
     for (name, _) in &rows {
         for host in [format!("{name}-before.test"), format!("{name}-after.test")] {
@@ -112,7 +110,7 @@ fn check_prints_every_problem_with_its_place_and_ends_with_1() {
     let finished = portunus(&["check", &path]);
     assert_eq!((finished.code, finished.stdout.trim()), (Some(0), "no problems in 3 objects"));
     folder.write("broken.yaml", BROKEN);
-    folder.write("lost.yaml", Ingress::new("verona", "lost").prefix("/", "nobody", 80));
+    folder.write("lost.yaml", Ingress::new("verona", "lost").host("lost.test").prefix("/", "nobody", 80));
     folder.write("secret.yaml", tls_secret("verona", "secret", "no", "PEM"));
     let finished = portunus(&["check", &path]);
     assert_eq!(finished.code, Some(1), "{finished:?}");

@@ -227,17 +227,6 @@ fn connection_close_is_honoured() {
 }
 
 #[test]
-fn a_client_that_finishes_sending_still_gets_its_answer() {
-    let backend = Backend::named("a");
-    let (_folder, portunus) = one_worker(&backend);
-    let mut client = Connection::open(portunus.http);
-    client.send(GET);
-    client.finish();
-    assert_eq!(client.response().text(), "a");
-    client.assert_closed();
-}
-
-#[test]
 fn time_limits_of_the_client_side_close_the_connection() {
     let backend = Backend::named("a");
     let folder = Folder::to(&backend);

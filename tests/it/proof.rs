@@ -90,6 +90,7 @@ fn websockets_and_streams_survive_changes_of_the_table() {
     let done = AtomicBool::new(false);
     let mut times = Vec::new();
     std::thread::scope(|scope| {
+        let over = Over(&done);
         let echoed = scope.spawn(|| run_within(SCENARIO, streams_echo(portunus.https, streams, &done)));
         for number in 0..changes {
             let start = Instant::now();
@@ -101,7 +102,7 @@ fn websockets_and_streams_survive_changes_of_the_table() {
         for (number, socket) in open.iter_mut().enumerate() {
             (0..5).for_each(|turn| socket.echo(&format!("socket {number}, message {turn}")));
         }
-        done.store(true, Ordering::SeqCst);
+        drop(over);
         let echoed = echoed.join().expect("the streams");
         assert!(echoed >= streams, "{echoed}");
     });
@@ -255,6 +256,7 @@ fn no_handshake_fails_while_certificates_are_renewed() {
     let (done, handshakes) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut times = Vec::new();
     std::thread::scope(|scope| {
+        let _over = Over(&done);
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 // New sessions and resumed ones in turn.
@@ -274,7 +276,6 @@ fn no_handshake_fails_while_certificates_are_renewed() {
             let (_, handshake) = Client::new().connect(portunus.https, "a.test");
             assert_eq!(handshake.leaf(), &identity.leaf, "renewal {number}");
         }
-        done.store(true, Ordering::SeqCst);
     });
     report("renewal seen in metrics", &times, "ms", "below 50 ms");
     println!("{renewals} renewals, {} handshakes, none failed", handshakes.load(Ordering::SeqCst));
@@ -294,6 +295,7 @@ fn endpoints_that_come_and_go_cost_no_request() {
     let going = RwLock::new(());
     let mut gone = Vec::new();
     std::thread::scope(|scope| {
+        let _over = Over(&done);
         for number in 0..4 {
             let (done, requests, going, address) = (&done, &requests, &going, portunus.http);
             scope.spawn(move || {
@@ -323,7 +325,6 @@ fn endpoints_that_come_and_go_cost_no_request() {
             backends.push(named());
             portunus.after(|| folder.write("app.yaml", app("default", "app", &addresses(&backends))));
         }
-        done.store(true, Ordering::SeqCst);
     });
     let received: usize = backends.iter().chain(&gone).map(Backend::count).sum();
     assert_eq!(received, requests.load(Ordering::SeqCst), "each request was sent once");

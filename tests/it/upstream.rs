@@ -138,22 +138,49 @@ fn a_body_that_ends_with_the_connection_arrives_whole() {
 
 #[test]
 fn a_body_that_breaks_off_upstream_breaks_off_downstream() {
-    let backend = Backend::new(|exchange| {
-        let framing = match exchange.head.word(1) {
-            "/length" => "Content-Length: 100\r\n\r\nhalf",
-            _ => "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    let halves = [Gate::new(), Gate::new()];
+    let gates = halves.clone();
+    let backend = Backend::new(move |exchange| {
+        let (framing, gate) = match exchange.head.word(1) {
+            "/length" => ("Content-Length: 100\r\n\r\nhalf", &gates[0]),
+            _ => ("Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", &gates[1]),
         };
         exchange.write(format!("HTTP/1.1 200 OK\r\n{framing}"));
+        if !exchange.head.has("at-once") {
+            gate.wait("the client to have the head");
+        }
         exchange.close();
     });
     let (_folder, portunus) = one_worker(&backend);
-    for target in ["/length", "/chunked"] {
+    for (target, half) in ["/length", "/chunked"].into_iter().zip(halves) {
         let mut client = Connection::open(portunus.http);
-        let response = client.get("a.test", target);
-        assert_eq!((response.status, response.text().as_str()), (200, "half"), "{target}");
-        assert!(!response.complete, "{target}: the client must be able to tell");
-        client.assert_closed();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+        assert_eq!(client.response_head().word(1), "200");
+        half.open();
+        let body = client.read_to_end();
+        let expected = if target == "/length" { "half" } else { "4\r\nhalf\r\n" };
+        assert_eq!(String::from_utf8_lossy(&body), expected, "{target}: the client must be able to tell");
+        // At once: nothing at all, or the start, or 502; but never a whole answer.
+        let mut client = Connection::open(portunus.http);
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a.test\r\nAt-Once: yes\r\n\r\n"));
+        let answer = client.try_response(false);
+        assert!(!answer.is_ok_and(|answer| answer.status == 200 && answer.complete), "{target}");
     }
+}
+
+#[test]
+fn a_connection_that_the_backend_closes_while_it_is_idle_costs_no_request() {
+    let backend = Backend::new(Exchange::echo);
+    let (_folder, portunus) = one_worker(&backend);
+    let mut client = Connection::open(portunus.http);
+    for number in 0..20 {
+        let body = format!("body {number}");
+        let response = client.ask(post("/", &body));
+        assert_eq!((response.status, response.text()), (200, body), "request {number}");
+        backend.close_connections();
+        eventually("the end of the connection", || (backend.open() == 0).then_some(()));
+    }
+    assert_eq!(backend.count(), 20, "each was sent once");
 }
 
 #[test]

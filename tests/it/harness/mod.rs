@@ -68,6 +68,15 @@ pub fn run_within<F: Future>(limit: Duration, future: F) -> F::Output {
     })
 }
 
+/// Says to the threads of a scope that it is over, also when the test fails.
+pub struct Over<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 /// A door that a test opens for a backend's thread, or the other way round.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);

@@ -1,0 +1,354 @@
+//! Translating step by step gives what translating from nothing gives: for random sequences of objects that
+//! come, change and go, few enough that they collide, the snapshot and the problems are the same, and `Changed`
+//! names the parts that are different now, all of them and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Debug};
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::api::core::v1::Secret;
+use portunus::model::{Changed, ObjectName, Snapshot};
+use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, translate};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::harness::certificates::{Authority, Identity};
+
+/// 2020; the certificates of the tests are valid from 2000 to 2001 or to 2200.
+const NOW: i64 = 1_577_836_800;
+
+/// What a provider may see.
+#[derive(Clone)]
+enum Event {
+    Apply(Kind, Value),
+    Remove(Kind, &'static str, &'static str),
+    Resolve(Vec<u8>),
+}
+
+impl Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apply(kind, object) => write!(f, "apply {kind:?} {object}"),
+            Self::Remove(kind, namespace, name) => write!(f, "remove {kind:?} {namespace}/{name}"),
+            Self::Resolve(last) => write!(f, "resolve to {last:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn step_by_step_is_as_from_nothing(settings in settings(), steps in vec(vec(event(), 1..4), 1..25)) {
+        // Several events of a step are taken up at once.
+        let mut resources = Resources::default();
+        let mut translator = Translator::new(settings.clone());
+        for step in &steps {
+            for event in step {
+                happen(event, &mut resources);
+            }
+            let before = translator.snapshot().clone();
+            let changed = translator.update(&mut resources);
+            let after = translator.snapshot();
+            names_what_differs(&before, after, &changed)?;
+            resources.mark_all();
+            let anew = translate(&mut resources, &settings);
+            prop_assert_eq!(after, &anew.snapshot);
+            prop_assert_eq!(translator.problems(), anew.problems);
+        }
+    }
+
+    /// Marking everything is what a provider does after it lost its connection.
+    #[test]
+    fn looking_again_at_the_same_objects_changes_nothing(steps in vec(event(), 1..40)) {
+        let mut resources = Resources::default();
+        let mut translator = Translator::new(Settings::default());
+        for event in &steps {
+            happen(event, &mut resources);
+        }
+        translator.update(&mut resources);
+        let (before, problems) = (translator.snapshot().clone(), translator.problems());
+        resources.mark_all();
+        let changed = translator.update(&mut resources);
+        prop_assert!(changed.is_empty(), "{:?}", changed);
+        prop_assert_eq!(&before, translator.snapshot());
+        prop_assert_eq!(problems, translator.problems());
+    }
+
+    /// Objects may come in any order, as watches deliver them.
+    #[test]
+    fn the_order_of_objects_does_not_matter(objects in vec(object(), 1..20), seed in any::<u64>()) {
+        let named: BTreeMap<ObjectRef, Object> = objects
+            .iter()
+            .filter_map(|(kind, value)| parse(*kind, value))
+            .map(|object| (object.reference(), object))
+            .collect();
+        let mut shuffled: Vec<&Object> = named.values().collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
+        let (mut one, mut other) = (Resources::default(), Resources::default());
+        named.values().for_each(|object| one.apply(object.clone()));
+        shuffled.into_iter().for_each(|object| other.apply(object.clone()));
+        let settings = Settings::default();
+        prop_assert_eq!(translate(&mut one, &settings), translate(&mut other, &settings));
+    }
+}
+
+#[test]
+fn the_last_good_certificate_stays_until_a_better_one_comes() {
+    let mut resources = Resources::default();
+    let settings = Settings { default_certificate: Some(ObjectName::new("x", "t")), ..Settings::default() };
+    let mut translator = Translator::new(settings);
+    let metadata = json!({ "namespace": "x", "name": "t" });
+    let mut apply = |pair: &str| {
+        let secret = json!({ "metadata": metadata, "type": "kubernetes.io/tls", "pair": pair });
+        happen(&Event::Apply(Kind::Secret, secret), &mut resources);
+        let changed = translator.update(&mut resources).certificates.len();
+        let served = translator.snapshot().certificates.values().map(|served| served.names[0].to_string()).collect();
+        (served, changed, translator.problems().len())
+    };
+    let served = |name: &str, changed, problems| (vec![name.to_owned()], changed, problems);
+    assert_eq!(apply("no PEM"), (vec![], 0, 2), "the Secret's problem and the missing default");
+    assert_eq!(apply("expired"), served("x.test", 1, 1), "better than none");
+    assert_eq!(apply("good"), served("a.test", 1, 0));
+    for broken in ["mismatched", "no PEM", "empty", "expired"] {
+        assert_eq!(apply(broken), served("a.test", 0, 1), "{broken}");
+    }
+    assert_eq!(apply("other"), served("*.b.test", 1, 0));
+    assert_eq!(apply("empty"), served("*.b.test", 0, 1));
+}
+
+fn happen(event: &Event, resources: &mut Resources) {
+    match event {
+        Event::Apply(kind, value) => match parse(*kind, value) {
+            Some(object) => resources.apply(object),
+            None => resources.remove(&reference(*kind, value)),
+        },
+        Event::Remove(kind, namespace, name) => {
+            resources.remove(&ObjectRef::new(*kind, &ObjectName::new(namespace, name)));
+        }
+        Event::Resolve(last) => {
+            resources.resolve("shop.test", last.iter().map(|last| [192, 0, 2, *last].into()).collect());
+        }
+    }
+}
+
+/// An object as a provider reads it; a Secret that has become another type is gone.
+fn parse(kind: Kind, value: &Value) -> Option<Object> {
+    fn typed<T: DeserializeOwned>(value: &Value) -> T {
+        serde_json::from_value(value.clone()).expect("an object of its kind")
+    }
+    match kind {
+        Kind::Ingress => Some(typed::<k8s_openapi::api::networking::v1::Ingress>(value).into()),
+        Kind::IngressClass => Some(typed::<k8s_openapi::api::networking::v1::IngressClass>(value).into()),
+        Kind::Service => Some(typed::<k8s_openapi::api::core::v1::Service>(value).into()),
+        Kind::EndpointSlice => Some(typed::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).into()),
+        Kind::Secret => {
+            let mut value = value.clone();
+            value["stringData"] = pair(value["pair"].as_str().unwrap_or_default());
+            Object::from_secret(typed::<Secret>(&value), NOW)
+        }
+    }
+}
+
+fn reference(kind: Kind, value: &Value) -> ObjectRef {
+    let field = |name: &str| value["metadata"][name].as_str().unwrap_or_default();
+    ObjectRef::new(kind, &ObjectName::new(field("namespace"), field("name")))
+}
+
+fn names_what_differs(before: &Snapshot, after: &Snapshot, changed: &Changed) -> Result<(), TestCaseError> {
+    differ(&before.hosts, &after.hosts, &changed.hosts)?;
+    differ(&before.backends, &after.backends, &changed.backends)?;
+    differ(&before.certificates, &after.certificates, &changed.certificates)?;
+    if before.default_certificate != after.default_certificate {
+        // There is no place for it in `Changed`: it comes and goes with its certificate.
+        prop_assert!(!changed.certificates.is_empty(), "the default certificate changed in silence");
+    }
+    Ok(())
+}
+
+/// `named` are the keys whose parts differ, each once; all other parts are still the same allocation.
+fn differ<K: Ord + Debug, V: PartialEq>(
+    before: &BTreeMap<K, Arc<V>>,
+    after: &BTreeMap<K, Arc<V>>,
+    named: &[K],
+) -> Result<(), TestCaseError> {
+    let keys: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    let different: Vec<&K> = keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).collect();
+    let mut named: Vec<&K> = named.iter().collect();
+    named.sort();
+    prop_assert_eq!(&different, &named);
+    for (key, part) in after.iter().filter(|(key, _)| !different.contains(key)) {
+        prop_assert!(Arc::ptr_eq(part, &before[key]), "{:?} was made again", key);
+    }
+    Ok(())
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let default = option::of(secret_name().prop_map(|(namespace, name)| ObjectName::new(namespace, name)));
+    (default, any::<bool>(), any::<bool>()).prop_map(|(default_certificate, allow_external_names, cluster)| Settings {
+        default_certificate,
+        allow_external_names,
+        without_any_class: !cluster,
+        ..Settings::default()
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let apply = object().prop_map(|(kind, value)| Event::Apply(kind, value));
+    let remove = named().prop_map(|(kind, (namespace, name))| Event::Remove(kind, namespace, name));
+    let resolve = vec(1..4u8, 0..3).prop_map(Event::Resolve);
+    prop_oneof![12 => apply, 5 => remove, 1 => resolve]
+}
+
+type Name = (&'static str, &'static str);
+
+fn name(names: &'static [&'static str]) -> impl Strategy<Value = Name> + Clone {
+    (select(&["x", "y"][..]), select(names))
+}
+
+fn secret_name() -> impl Strategy<Value = Name> + Clone {
+    name(&["t1", "t2", "t3"])
+}
+
+/// Something that may be there to be removed.
+fn named() -> impl Strategy<Value = (Kind, Name)> {
+    Union::new([
+        (Just(Kind::Ingress), name(&["i1", "i2", "i3"]).boxed()),
+        (Just(Kind::IngressClass), select(&["c1", "c2"][..]).prop_map(|name| ("", name)).boxed()),
+        (Just(Kind::Service), name(&["s1", "s2"]).boxed()),
+        (Just(Kind::EndpointSlice), name(&["e1", "e2", "e3"]).boxed()),
+        (Just(Kind::Secret), secret_name().boxed()),
+    ])
+}
+
+fn object() -> impl Strategy<Value = (Kind, Value)> {
+    let metadata = |(kind, (namespace, name))| (Just(kind), Just(json!({ "namespace": namespace, "name": name })));
+    named().prop_map(metadata).prop_flat_map(|(kind, metadata)| (kind, metadata)).prop_flat_map(|(kind, metadata)| {
+        let object = match kind {
+            Kind::Ingress => ingress(metadata).boxed(),
+            Kind::IngressClass => class(metadata).boxed(),
+            Kind::Service => service(metadata).boxed(),
+            Kind::EndpointSlice => slice(metadata).boxed(),
+            Kind::Secret => secret(metadata).boxed(),
+        };
+        (Just(kind), object)
+    })
+}
+
+fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
+    let host = || select(&["", "a.test", "A.test.", "b.test", "*.test", "*.b.test", "no host"][..]);
+    let path = (
+        option::of(select(&["/", "/p", "/p/", "/p/./q", "no path"][..])),
+        select(&["Exact", "Prefix", "ImplementationSpecific", "Other"][..]),
+        backend(),
+    );
+    let path = path.prop_map(|(path, kind, backend)| json!({ "path": path, "pathType": kind, "backend": backend }));
+    let rule = (host(), vec(path, 0..3));
+    let rule = rule.prop_map(|(host, paths)| json!({ "host": host, "http": { "paths": paths } }));
+    let tls = (vec(host(), 0..3), option::of(select(&["t1", "t2", "t3"][..])));
+    let tls = tls.prop_map(|(hosts, secret)| json!({ "hosts": hosts, "secretName": secret }));
+    let class = || option::weighted(0.3, select(&["portunus", "c1", "c2", "c3"][..]));
+    let created = option::of(select(&["2001-01-01T00:00:00Z", "2002-01-01T00:00:00Z"][..]));
+    let default = option::weighted(0.3, backend());
+    (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), created).prop_map(
+        move |(rules, tls, default, class, legacy, created)| {
+            let mut metadata = metadata.clone();
+            metadata["creationTimestamp"] = json!(created);
+            if let Some(legacy) = legacy {
+                metadata["annotations"] = json!({ "kubernetes.io/ingress.class": legacy });
+            }
+            let spec = json!({ "ingressClassName": class, "defaultBackend": default, "rules": rules, "tls": tls });
+            json!({ "metadata": metadata, "spec": spec })
+        },
+    )
+}
+
+fn backend() -> impl Strategy<Value = Value> {
+    let port = prop_oneof![
+        4 => select(&[80, 81][..]).prop_map(|port| json!({ "number": port })),
+        2 => Just(json!({ "name": "web" })),
+        1 => Just(json!({})),
+    ];
+    let service = (select(&["s1", "s2"][..]), port);
+    let service = service.prop_map(|(name, port)| json!({ "service": { "name": name, "port": port } }));
+    prop_oneof![9 => service, 1 => Just(json!({ "resource": { "kind": "Bucket", "name": "b" } }))]
+}
+
+fn class(metadata: Value) -> impl Strategy<Value = Value> {
+    let controller = select(&["portunus.dev/ingress-controller", "k8s.io/ingress-nginx"][..]);
+    (controller, any::<bool>()).prop_map(move |(controller, default)| {
+        let annotations = json!({ "ingressclass.kubernetes.io/is-default-class": default.to_string() });
+        let metadata = json!({ "name": metadata["name"], "annotations": annotations });
+        json!({ "metadata": metadata, "spec": { "controller": controller } })
+    })
+}
+
+fn service(metadata: Value) -> impl Strategy<Value = Value> {
+    let protocol = option::of(select(&["https", "grpc", "mysql"][..]));
+    let port = (select(&["web", "side"][..]), select(&[80, 81][..]), select(&["TCP", "UDP"][..]), protocol);
+    let port = port.prop_map(|(name, port, transport, protocol)| {
+        json!({ "name": name, "port": port, "protocol": transport, "targetPort": "any", "appProtocol": protocol })
+    });
+    (vec(port, 0..3), prop::bool::weighted(0.2)).prop_map(move |(ports, external)| {
+        let external = if external { json!("shop.test") } else { Value::Null };
+        let kind = if external.is_null() { "ClusterIP" } else { "ExternalName" };
+        json!({ "metadata": metadata, "spec": { "type": kind, "externalName": external, "ports": ports } })
+    })
+}
+
+fn slice(metadata: Value) -> impl Strategy<Value = Value> {
+    let condition = || option::of(any::<bool>());
+    let address = select(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1", "no address"][..]);
+    let endpoint = (address, condition(), condition(), condition()).prop_map(|(address, ready, serving, terminating)| {
+        let conditions = json!({ "ready": ready, "serving": serving, "terminating": terminating });
+        json!({ "addresses": [address], "conditions": conditions })
+    });
+    let port = (select(&["web", "side", "other"][..]), option::of(select(&[8080, 9090][..])));
+    let port = port.prop_map(|(name, port)| json!({ "name": name, "port": port }));
+    (select(&["s1", "s2", "s3"][..]), vec(port, 0..3), vec(endpoint, 0..4)).prop_map(
+        move |(service, ports, endpoints)| {
+            let mut metadata = metadata.clone();
+            metadata["labels"] = json!({ "kubernetes.io/service-name": service });
+            json!({ "metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints })
+        },
+    )
+}
+
+fn secret(metadata: Value) -> impl Strategy<Value = Value> {
+    let kind = prop_oneof![9 => Just("kubernetes.io/tls"), 1 => Just("Opaque")];
+    let pair = select(&["good", "other", "expired", "mismatched", "no PEM", "empty"][..]);
+    (kind, pair).prop_map(move |(kind, pair)| json!({ "metadata": metadata, "type": kind, "pair": pair }))
+}
+
+struct Identities {
+    good: Identity,
+    other: Identity,
+    expired: Identity,
+}
+
+static IDENTITIES: LazyLock<Identities> = LazyLock::new(|| {
+    let authority = Authority::new();
+    Identities {
+        good: authority.leaf(&["a.test", "*.test"]),
+        other: authority.leaf(&["*.b.test", "b.test"]),
+        expired: authority.expired_leaf(&["x.test", "a.test", "b.test"]),
+    }
+});
+
+fn pair(name: &str) -> Value {
+    let Identities { good, other, expired } = &*IDENTITIES;
+    let pair = |certificate: &str, key: &str| json!({ "tls.crt": certificate, "tls.key": key });
+    match name {
+        "good" => pair(&good.chain_pem, &good.key_pem),
+        "other" => pair(&other.chain_pem, &other.key_pem),
+        "expired" => pair(&expired.chain_pem, &expired.key_pem),
+        "mismatched" => pair(&good.chain_pem, &other.key_pem),
+        "no PEM" => pair("no certificate", &good.key_pem),
+        _ => json!({}),
+    }
+}
