@@ -9,7 +9,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -296,6 +296,8 @@ fn file_finding(path: &Path, place: Option<(usize, usize)>, what: String, fix: &
 pub struct Watch {
     _watcher: RecommendedWatcher,
     changes: mpsc::Receiver<()>,
+    /// When the first change was noticed that has not been taken up.
+    first: Option<Instant>,
 }
 
 impl Watch {
@@ -310,15 +312,24 @@ impl Watch {
             }
         })?;
         watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(Self { _watcher: watcher, changes })
+        Ok(Self { _watcher: watcher, changes, first: None })
     }
 
-    /// Returns when something has changed and then nothing for a moment.
+    /// Returns when something has changed and then nothing for a moment. May be dropped and called again: a
+    /// change that was noticed is not forgotten.
     pub async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
-            return std::future::pending().await;
+        let first = match self.first {
+            Some(first) => first,
+            None if self.changes.recv().await.is_none() => return std::future::pending().await,
+            None => *self.first.insert(Instant::now()),
+        };
+        loop {
+            let left = QUIET_MAX.saturating_sub(first.elapsed());
+            match tokio::time::timeout(QUIET.min(left), self.changes.recv()).await {
+                Ok(Some(())) if !left.is_zero() => {}
+                Ok(_) | Err(_) => break,
+            }
         }
-        let settled = async { while tokio::time::timeout(QUIET, self.changes.recv()).await.is_ok() {} };
-        let _ = tokio::time::timeout(QUIET_MAX, settled).await;
+        self.first = None;
     }
 }

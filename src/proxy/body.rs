@@ -178,9 +178,10 @@ impl Body for ResponseBody {
                 return Poll::Ready(frame);
             }
             Source::Endpoint { incoming, connection, timer, timeout } => {
-                if let Some(connection) = connection {
-                    // How the connection ended shows in the body.
-                    let _ = connection.poll_drive(context);
+                if let Some(connection) = connection
+                    && connection.poll_drive(context).is_ready()
+                {
+                    connection.close();
                 }
                 match Pin::new(&mut *incoming).poll_frame(context) {
                     Poll::Pending if timer.has_passed() => {

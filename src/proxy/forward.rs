@@ -186,9 +186,14 @@ async fn send_http1(
     let wait = Wait::begin(timer, exchange);
     let mut sending = pin!(connection.sender.try_send_request(request));
     let sent = poll_fn(|context| {
-        // How the connection ended shows in the answer.
-        let _ = connection.poll_drive(context);
-        match sending.as_mut().poll(context) {
+        let over = connection.poll_drive(context).is_ready();
+        let mut polled = sending.as_mut().poll(context);
+        if over && polled.is_pending() {
+            // hyper keeps a request that it has not begun to write until its connection is dropped.
+            connection.close();
+            polled = sending.as_mut().poll(context);
+        }
+        match polled {
             Poll::Ready(sent) => Poll::Ready(Some(sent)),
             Poll::Pending if wait.is_over(context) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -363,7 +368,7 @@ fn switched(
     headers::ask_upgrade(&mut head.headers, protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
     head.version = Version::HTTP_11;
     let client = exchange.connection.clone();
-    let (io, read) = connection.into_parts();
+    let Some((io, read)) = connection.into_parts() else { return Err((Error::UpstreamFailed, exchange)) };
     *client.tunnel.borrow_mut() = Some(Pending { io, read, exchange });
     Ok(Response::from_parts(head, ResponseBody::whole(Bytes::new(), None)))
 }

@@ -47,7 +47,7 @@ pub enum ConnectError {
 /// An HTTP/1.1 connection, driven by whoever holds it.
 pub struct Http1 {
     pub sender: http1::SendRequest<RequestBody>,
-    connection: Box<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>,
+    connection: Option<Box<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>>,
     over: bool,
     _open: Open,
 }
@@ -81,13 +81,17 @@ impl Drop for Open {
 
 impl Http1 {
     /// Lets the connection read and write; `Ready` when it is over.
-    pub fn poll_drive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        if self.over {
-            return Poll::Ready(Ok(()));
-        }
-        let polled = self.connection.poll_without_shutdown(context);
+    pub fn poll_drive(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.over) else { return Poll::Ready(()) };
+        // How it ended shows in the answer, or in its body.
+        let polled = connection.poll_without_shutdown(context).map(drop);
         self.over = polled.is_ready();
         polled
+    }
+
+    /// Closes a connection that is over: a request that it did not take comes back to its sender.
+    pub fn close(&mut self) {
+        self.connection = None;
     }
 
     /// Whether the last exchange is complete and another request may be sent.
@@ -96,9 +100,9 @@ impl Http1 {
     }
 
     /// The socket, and what was read beyond the head of a 101.
-    pub fn into_parts(self) -> (UpstreamIo, bytes::Bytes) {
-        let parts = self.connection.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+    pub fn into_parts(self) -> Option<(UpstreamIo, bytes::Bytes)> {
+        let parts = self.connection?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 }
 
@@ -139,7 +143,7 @@ async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(Connected::Http1(Http1 { sender, connection: Box::new(connection), over: false, _open: Open::new(cells) }))
+    Ok(Connected::Http1(Http1 { sender, connection: Some(Box::new(connection)), over: false, _open: Open::new(cells) }))
 }
 
 async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {

@@ -37,7 +37,7 @@ fn bad_arguments_end_with_one_sentence_and_code_2() {
         ("--idle-timeout", "5 parsecs"),
         ("--load-balance", "sometimes"),
         ("--default-tls-certificate", "no-slash"),
-        ("--header-count-max", "-1"),
+        ("--header-count-max", "lots"),
         ("--log-format", "xml"),
     ] {
         assert_one_sentence(&serve(&[flag, value]), &[flag, value]);

@@ -37,7 +37,7 @@ fn a_service_that_is_missing_or_has_no_ready_endpoint_is_503() {
         assert_status(&portunus, "a.test", target, 503);
     }
     assert_eq!(backend.count(), 1);
-    portunus.wait_problem(&["\"missing\""]);
+    portunus.wait_problem(&["default/missing"]);
     // The Service appears: no change of the Ingress is needed.
     portunus.after(|| folder.write("missing.yaml", app("default", "missing", &[backend.address()])));
     assert_reaches(&portunus, "a.test", "/missing", "fine");

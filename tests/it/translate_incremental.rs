@@ -41,23 +41,24 @@ impl Debug for Event {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn step_by_step_is_as_from_nothing(settings in settings(), steps in vec(vec(event(), 1..4), 1..25)) {
-        // Several events of a step are taken up at once.
         let mut resources = Resources::default();
         let mut translator = Translator::new(settings.clone());
+        let mut history = History::default();
         for step in &steps {
+            // The events of a step are taken up at once.
             for event in step {
                 happen(event, &mut resources);
+                history.record(event);
             }
             let before = translator.snapshot().clone();
             let changed = translator.update(&mut resources);
             let after = translator.snapshot();
             names_what_differs(&before, after, &changed)?;
-            resources.mark_all();
-            let anew = translate(&mut resources, &settings);
+            let anew = translate(&mut history.resources(), &settings);
             prop_assert_eq!(after, &anew.snapshot);
             prop_assert_eq!(translator.problems(), anew.problems);
         }
@@ -134,6 +135,39 @@ fn happen(event: &Event, resources: &mut Resources) {
         Event::Resolve(last) => {
             resources.resolve("shop.test", last.iter().map(|last| [192, 0, 2, *last].into()).collect());
         }
+    }
+}
+
+/// What it takes to come to the same objects from nothing: the last version of each, and all versions of a
+/// Secret, whose last good one counts.
+#[derive(Default)]
+struct History {
+    objects: BTreeMap<ObjectRef, Vec<Event>>,
+    resolved: Option<Event>,
+}
+
+impl History {
+    fn record(&mut self, event: &Event) {
+        match event {
+            Event::Apply(kind, value) => {
+                let versions = self.objects.entry(reference(*kind, value)).or_default();
+                if *kind != Kind::Secret || parse(*kind, value).is_none() {
+                    versions.clear();
+                }
+                versions.push(event.clone());
+            }
+            Event::Remove(kind, namespace, name) => {
+                self.objects.remove(&ObjectRef::new(*kind, &ObjectName::new(namespace, name)));
+            }
+            Event::Resolve(_) => self.resolved = Some(event.clone()),
+        }
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = Resources::default();
+        let events = self.objects.values().flatten().chain(&self.resolved);
+        events.for_each(|event| happen(event, &mut resources));
+        resources
     }
 }
 

@@ -158,6 +158,7 @@ fn a_tunnel_ends_when_the_backend_goes() {
     socket.echo("hello");
     backend.close_connections();
     socket.connection.assert_closed();
+    drop(socket);
     portunus.wait_metric(TUNNELS, &[], |tunnels| tunnels == 0.0);
 }
 
