@@ -338,10 +338,11 @@ fn service(metadata: Value) -> impl Strategy<Value = Value> {
 fn slice(metadata: Value) -> impl Strategy<Value = Value> {
     let condition = || option::of(any::<bool>());
     let address = select(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1", "no address"][..]);
-    let endpoint = (address, condition(), condition(), condition()).prop_map(|(address, ready, serving, terminating)| {
-        let conditions = json!({ "ready": ready, "serving": serving, "terminating": terminating });
-        json!({ "addresses": [address], "conditions": conditions })
-    });
+    let endpoint =
+        (address, condition(), condition(), condition()).prop_map(|(address, ready, serving, terminating)| {
+            let conditions = json!({ "ready": ready, "serving": serving, "terminating": terminating });
+            json!({ "addresses": [address], "conditions": conditions })
+        });
     let port = (select(&["web", "side", "other"][..]), option::of(select(&[8080, 9090][..])));
     let port = port.prop_map(|(name, port)| json!({ "name": name, "port": port }));
     (select(&["s1", "s2", "s3"][..]), vec(port, 0..3), vec(endpoint, 0..4)).prop_map(

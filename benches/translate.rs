@@ -1,0 +1,163 @@
+//! What a change costs among 10,000 Ingresses, each with a host, a Service and its endpoints: one endpoint, one
+//! path of one host, one certificate; and what everything costs from nothing. Measured from the object that
+//! arrives to the table that is published, without reading it from a file or from the API server.
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use portunus::metrics::Metrics;
+use portunus::model::{Changed, Snapshot};
+use portunus::table::Publisher;
+use portunus::translate::{Object, Resources, Settings, Translator};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+const INGRESSES: usize = 10_000;
+/// The one that changes.
+const CHANGED: usize = 4_711;
+
+fn object<T: DeserializeOwned + Into<Object>>(value: Value) -> Object {
+    serde_json::from_value::<T>(value).expect("an object of its kind").into()
+}
+
+fn ingress(index: usize, path: &str) -> Object {
+    let name = format!("app-{index}");
+    let host = format!("{name}.verona.example");
+    let rule = |path: &str| {
+        let service = json!({ "name": name, "port": { "number": 80 } });
+        json!({ "path": path, "pathType": "Prefix", "backend": { "service": service } })
+    };
+    object::<Ingress>(json!({
+        "metadata": { "namespace": "default", "name": name, "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": {
+            "rules": [{ "host": host, "http": { "paths": [rule("/"), rule(path)] } }],
+            "tls": [{ "hosts": [host], "secretName": "shared" }],
+        },
+    }))
+}
+
+fn service(index: usize) -> Object {
+    let name = format!("app-{index}");
+    object::<Service>(json!({
+        "metadata": { "namespace": "default", "name": name },
+        "spec": { "ports": [{ "port": 80, "targetPort": 8080 }] },
+    }))
+}
+
+fn slice(index: usize, last: usize) -> Object {
+    let name = format!("app-{index}");
+    let address = |last: usize| format!("10.{}.{}.{last}", index / 250, index % 250);
+    let endpoint = |last| json!({ "addresses": [address(last)], "conditions": { "ready": true } });
+    let labels = json!({ "kubernetes.io/service-name": name });
+    object::<EndpointSlice>(json!({
+        "metadata": { "namespace": "default", "name": format!("{name}-1"), "labels": labels },
+        "addressType": "IPv4",
+        "ports": [{ "port": 8080 }],
+        "endpoints": [endpoint(1), endpoint(2), endpoint(last)],
+    }))
+}
+
+fn secret() -> Object {
+    let made = rcgen::generate_simple_self_signed(["*.verona.example".to_owned()]).expect("a certificate");
+    let pair = json!({ "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() });
+    let secret = json!({
+        "metadata": { "namespace": "default", "name": "shared" },
+        "type": "kubernetes.io/tls",
+        "stringData": pair,
+    });
+    let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+    Object::from_secret(secret, 1_800_000_000).expect("a Secret for TLS")
+}
+
+fn resources() -> Resources {
+    let mut resources = Resources::default();
+    resources.apply(secret());
+    for index in 0..INGRESSES {
+        for object in [ingress(index, "/static"), service(index), slice(index, 3)] {
+            resources.apply(object);
+        }
+    }
+    resources
+}
+
+/// The control side, as it is after its first table.
+struct Control {
+    resources: Resources,
+    translator: Translator,
+    publisher: Publisher,
+}
+
+impl Control {
+    fn new() -> Self {
+        let mut control = Self {
+            resources: resources(),
+            translator: Translator::new(Settings::default()),
+            publisher: Publisher::new(Metrics::new()),
+        };
+        assert_eq!(control.publish().hosts.len(), INGRESSES);
+        control
+    }
+
+    fn publish(&mut self) -> Changed {
+        let changed = self.translator.update(&mut self.resources);
+        self.publisher.publish(self.translator.snapshot(), &changed);
+        changed
+    }
+
+    /// The time to publish each of these objects in turn, `count` times in all.
+    fn take_turns(&mut self, objects: &[Object], count: u64) -> Duration {
+        let mut total = Duration::ZERO;
+        for object in objects.iter().cycle().take(usize::try_from(count).expect("few")) {
+            let object = object.clone();
+            let start = Instant::now();
+            self.resources.apply(object);
+            let changed = self.publish();
+            total += start.elapsed();
+            assert!(!changed.is_empty());
+        }
+        total
+    }
+}
+
+fn from_nothing(count: u64) -> Duration {
+    let mut resources = resources();
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        resources.mark_all();
+        let (mut translator, mut publisher) = (Translator::new(Settings::default()), Publisher::new(Metrics::new()));
+        let start = Instant::now();
+        let changed = translator.update(&mut resources);
+        publisher.publish(translator.snapshot(), &changed);
+        total += start.elapsed();
+    }
+    total
+}
+
+fn changes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group(format!("translate/{INGRESSES}"));
+    let mut control = Control::new();
+    let snapshot = control.translator.snapshot();
+    let Snapshot { hosts, backends, certificates, .. } = snapshot;
+    assert_eq!((hosts.len(), backends.len(), certificates.len()), (INGRESSES, INGRESSES, 1));
+    let cases = [
+        ("one endpoint", [slice(CHANGED, 4), slice(CHANGED, 3)]),
+        ("one host", [ingress(CHANGED, "/assets"), ingress(CHANGED, "/static")]),
+        ("one certificate for all hosts", [secret(), secret()]),
+    ];
+    for (name, objects) in cases {
+        group.bench_function(name, |bencher| bencher.iter_custom(|count| control.take_turns(&objects, count)));
+    }
+    group.sample_size(10);
+    group.bench_function("from nothing", |bencher| bencher.iter_custom(from_nothing));
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = changes
+}
+criterion_main!(benches);
