@@ -87,7 +87,7 @@ pub async fn forward(
                 if let Some(record) = &mut exchange.record {
                     record.upstream_head = Some(sent.elapsed());
                 }
-                return answered(answer, upgrading, timer, exchange);
+                return answered(answer, plan.upgrade.as_ref().filter(|_| upgrading), timer, exchange);
             }
             Err(SendError::Unsent(back)) => {
                 request = *back;
@@ -322,14 +322,14 @@ fn blame(exchange: &Exchange, error: Error) -> Error {
 /// The answer as the client gets it.
 fn answered(
     answer: Answer,
-    upgrading: bool,
+    upgrade: Option<&HeaderValue>,
     timer: Timer,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
     let Answer { response, connection } = answer;
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return switched(head, connection, upgrading, exchange);
+        return switched(head, connection, upgrade, exchange);
     }
     exchange.status = head.status.as_u16();
     headers::clean_response(&mut head.headers);
@@ -356,16 +356,21 @@ fn release_early(connection: Option<Http1>, exchange: &Exchange) -> Option<Http1
 fn switched(
     mut head: http::response::Parts,
     connection: Option<Http1>,
-    upgrading: bool,
+    upgrade: Option<&HeaderValue>,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
-    let Some(connection) = connection.filter(|_| upgrading) else {
+    let protocol = head.headers.get(header::UPGRADE).cloned();
+    let asked = |protocol: &HeaderValue| {
+        upgrade.is_some_and(|asked| asked.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+    };
+    // A switch that nobody asked for, or to something else, would leave both sides with different ideas of
+    // what the bytes mean.
+    let (Some(connection), Some(protocol)) = (connection, protocol.filter(asked)) else {
         return Err((Error::UpstreamFailed, exchange));
     };
     exchange.status = 101;
-    let protocol = head.headers.get(header::UPGRADE).cloned();
     headers::clean_response(&mut head.headers);
-    headers::ask_upgrade(&mut head.headers, protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
+    headers::ask_upgrade(&mut head.headers, protocol);
     head.version = Version::HTTP_11;
     let client = exchange.connection.clone();
     let Some((io, read)) = connection.into_parts() else { return Err((Error::UpstreamFailed, exchange)) };

@@ -71,6 +71,9 @@ mod tests {
     const EXACT: PathKind = PathKind::Exact;
     const PREFIX: PathKind = PathKind::Prefix;
 
+    /// Rules, a request, and the index of the rule that takes it.
+    type Row = (&'static [(PathKind, &'static str)], &'static str, Option<usize>);
+
     fn find(rules: &[(PathKind, &str)], request: &str) -> Option<usize> {
         let matches: Vec<_> = rules.iter().map(|(kind, path)| PathMatch::new(*kind, path)).collect();
         Paths::new(matches.iter().map(Some)).find(&normalize(request).unwrap().matched)
@@ -81,7 +84,7 @@ mod tests {
     #[test]
     fn the_table_of_the_ingress_documentation() {
         #[rustfmt::skip]
-        let table: &[(&[(PathKind, &str)], &str, Option<usize>)] = &[
+        let table: &[Row] = &[
             (&[(PREFIX, "/")], "/", Some(0)),
             (&[(PREFIX, "/")], "/any/path", Some(0)),
             (&[(EXACT, "/foo")], "/foo", Some(0)),
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn longest_first_then_exact_and_never_a_dead_end() {
-        let table: &[(&[(PathKind, &str)], &str, Option<usize>)] = &[
+        let table: &[Row] = &[
             (&[(EXACT, "/foo"), (PREFIX, "/foo")], "/foo", Some(0)),
             (&[(EXACT, "/foo"), (PREFIX, "/foo")], "/foo/", Some(1)),
             (&[(EXACT, "/foo/"), (PREFIX, "/foo")], "/foo/", Some(0)),

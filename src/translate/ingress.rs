@@ -99,7 +99,7 @@ impl Parts {
 
     fn path(&mut self, host: &HostPattern, path: &IngressPath, field: String) {
         let Some(matched) = self.path_match(path, &field) else { return };
-        let Some(backend) = self.backend(&path.backend, format!("{field}.backend")) else { return };
+        let backend = self.backend(&path.backend, format!("{field}.backend"));
         self.rule(host.clone(), Some(matched), backend, field);
     }
 
@@ -136,7 +136,8 @@ impl Parts {
                 Some(key)
             }
             BackendSpec::Unusable { field: inner, what } => {
-                self.problem(format!("{field}.{inner}"), what, "name a Service and one of its ports");
+                let fix = "name a Service and one of its ports; requests get 503";
+                self.problem(format!("{field}.{inner}"), what, fix);
                 None
             }
         }
@@ -146,7 +147,7 @@ impl Parts {
     /// nobody names.
     fn default_backend(&mut self, ingress: &Ingress, backend: &BackendSpec) {
         let field = "spec.defaultBackend";
-        let Some(key) = self.backend(backend, field.to_owned()) else { return };
+        let key = self.backend(backend, field.to_owned());
         let mut hosts: BTreeSet<HostPattern> =
             ingress.rules.iter().filter_map(|rule| HostPattern::parse(&rule.host).ok()).collect();
         hosts.insert(HostPattern::Any);
@@ -155,8 +156,9 @@ impl Parts {
         }
     }
 
-    fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: BackendKey, field: String) {
-        let backends = vec![BackendRef { backend, weight: 1 }];
+    /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer.
+    fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
+        let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
         self.rules.push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field }));
     }
 

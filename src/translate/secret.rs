@@ -96,6 +96,9 @@ mod tests {
         (made.cert.pem(), made.signing_key.serialize_pem())
     }
 
+    /// Certificate, key, now, and the field and words of the fault.
+    type Row<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, i64, &'a str, &'a str);
+
     const NOW: i64 = 1_800_000_000;
 
     #[test]
@@ -114,7 +117,7 @@ mod tests {
         let (other, _) = pair("b.example");
         let (c, k, o) = (Some(certificate.as_bytes()), Some(key.as_bytes()), Some(other.as_bytes()));
         let cut = Some(&certificate.as_bytes()[..100]);
-        let table: [(Option<&[u8]>, Option<&[u8]>, i64, &str, &str); 7] = [
+        let table: [Row; 7] = [
             (None, k, NOW, CERTIFICATE, "is missing"),
             (c, None, NOW, KEY, "is missing"),
             (Some(b"hello"), k, NOW, CERTIFICATE, "has no PEM certificate"),

@@ -1,6 +1,13 @@
 //! The one test binary: the real `portunus` over real sockets. Each module holds one topic; a
 //! test's name says what users may rely on. `harness` says how the tests are made; `proof` holds
-//! the scenarios that grow with PORTUNUS_SCALE=full.
+//! the scenarios that grow with `PORTUNUS_SCALE=full`.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    reason = "counts and sizes of tests are small, and metrics are whole numbers"
+)]
 
 mod access_log;
 mod admin;

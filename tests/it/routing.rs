@@ -41,14 +41,19 @@ fn hosts_match_exactly_then_by_one_wildcard_label_then_any() {
 }
 
 #[test]
-fn a_target_in_absolute_form_overrides_host() {
+fn a_target_in_absolute_form_is_the_host_and_must_agree_with_it() {
     let folder = Folder::new();
     let backends = letters(&folder, ["one", "two"]);
     let rules = ingress("hosts").host("one.test").prefix("/", "one", 80);
     folder.write("ingress.yaml", rules.host("two.test").prefix("/", "two", 80));
     let portunus = Portunus::serve(&folder);
-    let request = "GET http://two.test/x?y HTTP/1.1\r\nHost: one.test\r\n\r\n";
-    assert_eq!(h1::Connection::open(portunus.http).ask(request).text(), "two");
+    let ask = |host: &str| {
+        let request = format!("GET http://two.test/x?y HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        h1::Connection::open(portunus.http).ask(request)
+    };
+    assert_eq!(ask("one.test").status, 400, "it could be read in two ways");
+    assert_eq!(backends[0].count() + backends[1].count(), 0);
+    assert_eq!(ask("Two.test").text(), "two");
     let received = backends[1].only();
     assert_eq!((received.target(), received.header("host")), ("/x?y", Some("two.test")));
 }

@@ -52,7 +52,7 @@ fn every_manifest_becomes_what_its_pair_says() {
         if update() {
             fs::write(&file, outcome).expect("the outcome is written");
         } else {
-            writeln!(failures, "{name}{OUT}, - as it is, + as it should be by the code:").expect("a String");
+            writeln!(failures, "{name}{OUT}, - what it says, + what the code makes:").expect("a String");
             failures += &difference(&expected, &outcome);
         }
     }
