@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Objects, Serve, addresses};
+use crate::config::{Objects, Serve, Unsupported, addresses};
 use crate::drain::{Drain, Phase};
 use crate::file::{Finding, Folder, Watch};
 use crate::metrics::Metrics;
@@ -42,6 +42,7 @@ pub fn settings(objects: &Objects) -> Settings {
         allow_external_names: objects.allow_external_names,
         policy: objects.load_balance.into(),
         default_certificate: objects.default_tls_certificate.clone(),
+        ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
     }
 }
 

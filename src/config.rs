@@ -52,6 +52,9 @@ pub struct Objects {
     /// Secret of the certificate for names that no other is for; a self-signed one is made if left out
     #[arg(long, env = "PORTUNUS_DEFAULT_TLS_CERTIFICATE", alias = "default-ssl-certificate", value_name = "NS/NAME")]
     pub default_tls_certificate: Option<ObjectName>,
+    /// What becomes of an Ingress with an ingress-nginx annotation that restricts access and isn't supported
+    #[arg(long, env = "PORTUNUS_UNSUPPORTED_ANNOTATIONS", default_value = "close", value_name = "WHAT")]
+    pub unsupported_annotations: Unsupported,
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
@@ -64,6 +67,14 @@ pub enum LoadBalance {
     LeastRequests,
     Ewma,
     ConsistentHash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unsupported {
+    /// Its routes answer 503
+    Close,
+    /// Its routes are served as if the annotation were not there
+    Ignore,
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ mod tests {
             created: None,
             class: class.map(str::to_owned),
             legacy_class: legacy.map(str::to_owned),
+            annotations: vec![],
             default_backend: None,
             rules: vec![],
             tls: vec![],

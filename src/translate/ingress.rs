@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Settings;
+use super::annotations;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{BackendSpec, Ingress, IngressPath, Resources};
 use crate::model::{
@@ -38,7 +40,7 @@ struct Tls {
 }
 
 impl Parts {
-    pub(super) fn new(ingress: &Ingress) -> Self {
+    pub(super) fn new(ingress: &Ingress, settings: &Settings) -> Self {
         let mut parts = Self {
             name: ingress.name.clone(),
             created: ingress.created,
@@ -65,6 +67,7 @@ impl Parts {
             parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
         }
         parts.read_tls(ingress);
+        parts.read_annotations(ingress, settings);
         parts
     }
 
@@ -160,6 +163,24 @@ impl Parts {
     fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
         let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
         self.rules.push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field }));
+    }
+
+    /// No annotation is honoured yet. Without one that restricts access, the routes would be open.
+    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings) {
+        for name in &ingress.annotations {
+            let key = format!("{}{name}", annotations::PREFIX);
+            let field = format!("metadata.annotations[{key}]");
+            let what = format!("`{key}` is not supported yet");
+            if !annotations::restricts(name) {
+                self.problem(field, what, "remove it, or do without; the rest of the Ingress works");
+            } else if settings.ignore_unsupported_annotations {
+                self.problem(field, what, "the routes are open: --unsupported-annotations is `ignore`");
+            } else {
+                let fix = "it restricts access, so requests get 503; remove it, or start with --unsupported-annotations ignore";
+                self.problem(field, what, fix);
+                self.rules.iter_mut().for_each(|(_, located)| located.rule.backends.clear());
+            }
+        }
     }
 
     fn read_tls(&mut self, ingress: &Ingress) {

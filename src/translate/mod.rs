@@ -5,6 +5,7 @@
 //! parts again that depend on it, and no others; from nothing or step by step, the result is the same (held by
 //! a property test).
 
+mod annotations;
 mod class;
 mod ingress;
 mod problem;
@@ -26,6 +27,7 @@ use ingress::Parts;
 
 /// What the operator decides for all objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the operator's")]
 pub struct Settings {
     /// Controller name of our IngressClasses.
     pub controller: String,
@@ -38,6 +40,8 @@ pub struct Settings {
     pub allow_external_names: bool,
     pub policy: Policy,
     pub default_certificate: Option<ObjectName>,
+    /// Serve an Ingress whose annotations restrict access even though they are not honoured.
+    pub ignore_unsupported_annotations: bool,
 }
 
 impl Default for Settings {
@@ -50,6 +54,7 @@ impl Default for Settings {
             allow_external_names: false,
             policy: Policy::default(),
             default_certificate: None,
+            ignore_unsupported_annotations: false,
         }
     }
 }
@@ -171,7 +176,7 @@ impl Translator {
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
         let ours = |ingress: &&resources::Ingress| class::is_ours(ingress, resources, &self.settings);
-        let parts = resources.ingresses.get(name).filter(ours).map(Parts::new);
+        let parts = resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings));
         if self.ingresses.get(name) == parts.as_ref() {
             return;
         }

@@ -11,6 +11,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::annotations;
 use super::problem::{Kind, ObjectRef};
 use super::secret::{self, InvalidSecret};
 use crate::model::{Certificate, ObjectName, PortRef};
@@ -26,6 +27,8 @@ pub struct Ingress {
     pub created: Option<i64>,
     pub class: Option<String>,
     pub legacy_class: Option<String>,
+    /// Names of ingress-nginx's annotations, without the prefix.
+    pub annotations: Vec<String>,
     pub default_backend: Option<BackendSpec>,
     pub rules: Vec<IngressRule>,
     pub tls: Vec<IngressTls>,
@@ -258,6 +261,11 @@ fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(key).cloned()
 }
 
+fn annotation_names(metadata: &ObjectMeta) -> Vec<String> {
+    let all = metadata.annotations.iter().flat_map(BTreeMap::keys);
+    all.filter_map(|key| key.strip_prefix(annotations::PREFIX)).map(str::to_owned).collect()
+}
+
 impl From<networking::Ingress> for Object {
     fn from(object: networking::Ingress) -> Self {
         let spec = object.spec.unwrap_or_default();
@@ -274,6 +282,7 @@ impl From<networking::Ingress> for Object {
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             class: spec.ingress_class_name,
             legacy_class: annotation(&object.metadata, LEGACY_CLASS),
+            annotations: annotation_names(&object.metadata),
             default_backend: spec.default_backend.map(Into::into),
             rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
             tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),

@@ -96,7 +96,8 @@ fn an_external_name_follows_its_ttl_and_outlives_the_name_server() {
     let second = Backend::on(&format!("127.0.0.2:{}", first.port()), |exchange| exchange.ok("second"));
     let server = NameServer::new(Ipv4Addr::LOCALHOST);
     let folder = folder(first.port());
-    let portunus = Portunus::serve_with(&folder, &["--allow-external-names", "--resolver", &server.address.to_string()]);
+    let portunus =
+        Portunus::serve_with(&folder, &["--allow-external-names", "--resolver", &server.address.to_string()]);
     eventually("the name to be resolved", || (portunus.get("a.test", "/").status == 200).then_some(()));
     assert_reaches(&portunus, "a.test", "/", "first");
 
