@@ -63,6 +63,8 @@ pub struct Activity {
     waits: Cell<Waits>,
     timer: Timer,
     requests: Cell<u32>,
+    /// Bytes that arrive need not be a request's: they may be pings.
+    http2: Cell<bool>,
     /// A tunnel's bytes in either direction, counted coarsely: only whether it changed matters.
     moved: Cell<bool>,
     head_timeout: u64,
@@ -77,6 +79,7 @@ impl Activity {
             waits: Cell::new(Waits::Idle),
             timer: worker.clock.timer(),
             requests: Cell::new(0),
+            http2: Cell::new(false),
             moved: Cell::new(false),
             head_timeout: settings.request_head_timeout,
             idle_timeout: settings.idle_timeout,
@@ -94,7 +97,7 @@ impl Activity {
 
     pub fn read(&self) {
         self.moved.set(true);
-        if self.waits.get() == Waits::Idle {
+        if self.waits.get() == Waits::Idle && !self.http2.get() {
             self.wait(Waits::Head, self.head_timeout);
         }
     }
@@ -257,9 +260,7 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
             io.put_back(parts.read_buf);
             upgrade::run(&connection, io, tunnel).await;
         }
-        (Some(_), _) => linger(io).await,
-        // The client took too long; nothing that it may still send is waited for.
-        (None, _) => {}
+        _ => linger(io).await,
     }
 }
 
@@ -299,17 +300,22 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .serve_connection(TokioIo::new(io), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
+    activity.http2.set(true);
     let mut draining = pin!(worker.drain.reached(Phase::Draining));
     let mut told = false;
     poll_fn(|context| {
         activity.timer.register(context);
-        if activity.timer.has_passed() {
+        let late = activity.timer.has_passed();
+        if late && (told || activity.waits.get() == Waits::Write) {
             return Poll::Ready(());
         }
-        if !told && draining.as_mut().poll(context).is_ready() {
+        if !told && (late || draining.as_mut().poll(context).is_ready()) {
             told = true;
             // GOAWAY: streams under way end, new ones go elsewhere.
             http.as_mut().graceful_shutdown();
+            if late {
+                activity.timer.set(activity.write_timeout);
+            }
         }
         Pin::as_mut(&mut http).poll(context).map(drop)
     })

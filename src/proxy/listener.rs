@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -73,12 +74,13 @@ pub async fn accept(worker: Rc<Worker>, listeners: Listeners) {
 
 async fn accept_one(worker: Rc<Worker>, listener: TcpListener, secure: bool) {
     let port = listener.local_addr().map_or(0, |address| address.port());
+    let mut stopping = pin!(worker.drain.reached(Phase::Stopping));
     loop {
         // While draining, a client that still comes here is served: closing the socket would reset those
         // that wait to be accepted.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.drain.reached(Phase::Stopping) => return,
+            () = &mut stopping => return,
         };
         match accepted {
             Ok((stream, client)) => admit(&worker, stream, client, port, secure),

@@ -384,105 +384,91 @@ fn the_table_has_layers() {
     }
 }
 
+/// A file below `src`, what stands in it, and the faults by line.
+type Row = (&'static str, &'static str, &'static [(usize, &'static str)]);
+
+const GLOB: &str = "no module may import all of the root; name what is used";
+const ROWS: &[Row] = &[
+    ("router/mod.rs", "use crate::proxy::Body;", &[(1, "router may not import proxy")]),
+    ("router/mod.rs", "use crate::model::{Host, Rule};\nuse crate::router::Paths;", &[]),
+    (
+        "router/mod.rs",
+        "use crate::{\n    model::Host,\n    table::{self, Table},\n};",
+        &[(3, "router may not import table")],
+    ),
+    ("router/mod.rs", "pub(crate) fn f(x: &crate::tls::Server) {}", &[(1, "router may not import tls")]),
+    ("router/path.rs", "use super::super::translate;", &[(1, "router may not import translate")]),
+    ("router/path.rs", "use super::{Paths, super::{file, model}};", &[(1, "router may not import file")]),
+    (
+        "router/path.rs",
+        "mod tests {\n    use super::*;\n    use super::super::super::app;\n}",
+        &[(3, "router may not import app")],
+    ),
+    (
+        "table.rs",
+        "use super::proxy;\nuse self::super::file;",
+        &[(1, "table may not import proxy"), (2, "table may not import file")],
+    ),
+    (
+        "translate/mod.rs",
+        "// use crate::file;\n/* crate::file /* */ crate::file */ const A: &str = \"crate::file\";",
+        &[],
+    ),
+    (
+        "translate/mod.rs",
+        "const A: &str = r#\"\n\"crate::file\"#; const B: char = '\"'; fn f<'a>() { crate::file::f() } // \"",
+        &[(2, "translate may not import file")],
+    ),
+    (
+        "translate/mod.rs",
+        "const A: [char; 2] = ['\\'', '\\u{1f}']; const B: &[u8] = b\"\\\"\"; use crate::tls;",
+        &[(1, "translate may not import tls")],
+    ),
+    ("metrics.rs", "use crate::model::Host;", &[(1, "metrics may not import model")]),
+    ("config.rs", "use crate::app;\nuse crate::balance::Policy;", &[(1, "config may not import app")]),
+    ("router/mod.rs", "use crate::{model as m, model::{Rule as R, Host}};", &[]),
+    ("app.rs", "use crate::config::Config;\nuse crate::{admin, proxy};", &[]),
+    ("main.rs", "use portunus::{app, cli};", &[]),
+    ("lib.rs", "pub use crate::model::Host;", &[]),
+    (
+        "novel.rs",
+        "use crate::model;",
+        &[(1, "novel has no layer; give it one in ARCHITECTURE.md and tests/it/layers.rs")],
+    ),
+    (
+        "table.rs",
+        "use k8s_openapi::api::core::v1::Secret;",
+        &[(1, "table may not know Kubernetes (k8s_openapi); translate and its providers do")],
+    ),
+    (
+        "resolve.rs",
+        "fn f() { ::kube::client() }",
+        &[(1, "resolve may not know Kubernetes (kube); translate and its providers do")],
+    ),
+    ("file/mod.rs", "use k8s_openapi::api::core::v1::Secret;\nuse tokio::sync::mpsc;", &[]),
+    (
+        "model/host.rs",
+        "use tokio::sync::mpsc;\nuse {hyper::body, std::fmt};",
+        &[(1, "model may not use tokio; it is pure"), (2, "model may not use hyper; it is pure")],
+    ),
+    ("filter/cors.rs", "fn f() -> http_body_util::Full { }", &[(1, "filter may not use http_body_util; it is pure")]),
+    ("proxy/mod.rs", "use hyper::body::Incoming;", &[]),
+    ("app.rs", "use crate::*;\nuse crate::{*};", &[(1, GLOB), (2, GLOB)]),
+    ("clock.rs", "use super::*;", &[(1, GLOB)]),
+    (
+        "app.rs",
+        "fn f() { std::env::var(\"A\"); }\nuse std::{env, fs};",
+        &[(1, "app may not read the environment; config does"), (2, "app may not read the environment; config does")],
+    ),
+    ("config.rs", "use std::env::var;", &[]),
+    ("app.rs", "const VERSION: &str = env!(\"CARGO_PKG_VERSION\");", &[]),
+];
+
 #[test]
 fn each_rule_is_held() {
-    let imports = |module: &str, other: &str| format!("{module} may not import {other}");
-    let table: &[(&str, &str, &[(usize, String)])] = &[
-        ("router/mod.rs", "use crate::proxy::Body;", &[(1, imports("router", "proxy"))]),
-        ("router/mod.rs", "use crate::model::{Host, Rule};\nuse crate::router::Paths;", &[]),
-        (
-            "router/mod.rs",
-            "use crate::{\n    model::Host,\n    table::{self, Table},\n};",
-            &[(3, imports("router", "table"))],
-        ),
-        ("router/mod.rs", "pub(crate) fn f(x: &crate::tls::Server) {}", &[(1, imports("router", "tls"))]),
-        ("router/path.rs", "use super::super::translate;", &[(1, imports("router", "translate"))]),
-        ("router/path.rs", "use super::{Paths, super::{file, model}};", &[(1, imports("router", "file"))]),
-        (
-            "router/path.rs",
-            "mod tests {\n    use super::*;\n    use super::super::super::app;\n}",
-            &[(3, imports("router", "app"))],
-        ),
-        (
-            "table.rs",
-            "use super::proxy;\nuse self::super::file;",
-            &[(1, imports("table", "proxy")), (2, imports("table", "file"))],
-        ),
-        (
-            "translate/mod.rs",
-            "// use crate::file;\n/* crate::file /* */ crate::file */ const A: &str = \"crate::file\";",
-            &[],
-        ),
-        (
-            "translate/mod.rs",
-            "const A: &str = r#\"\n\"crate::file\"#; const B: char = '\"'; fn f<'a>() { crate::file::f() } // \"",
-            &[(2, imports("translate", "file"))],
-        ),
-        (
-            "translate/mod.rs",
-            "const A: [char; 2] = ['\\'', '\\u{1f}']; const B: &[u8] = b\"\\\"\"; use crate::tls;",
-            &[(1, imports("translate", "tls"))],
-        ),
-        ("metrics.rs", "use crate::model::Host;", &[(1, imports("metrics", "model"))]),
-        ("config.rs", "use crate::app;\nuse crate::balance::Policy;", &[(1, imports("config", "app"))]),
-        ("router/mod.rs", "use crate::{model as m, model::{Rule as R, Host}};", &[]),
-        ("app.rs", "use crate::config::Config;\nuse crate::{admin, proxy};", &[]),
-        ("main.rs", "use portunus::{app, cli};", &[]),
-        ("lib.rs", "pub use crate::model::Host;", &[]),
-        (
-            "novel.rs",
-            "use crate::model;",
-            &[(1, "novel has no layer; give it one in ARCHITECTURE.md and tests/it/layers.rs".to_owned())],
-        ),
-        (
-            "table.rs",
-            "use k8s_openapi::api::core::v1::Secret;",
-            &[(1, "table may not know Kubernetes (k8s_openapi); translate and its providers do".to_owned())],
-        ),
-        (
-            "resolve.rs",
-            "fn f() { ::kube::client() }",
-            &[(1, "resolve may not know Kubernetes (kube); translate and its providers do".to_owned())],
-        ),
-        ("file/mod.rs", "use k8s_openapi::api::core::v1::Secret;\nuse tokio::sync::mpsc;", &[]),
-        (
-            "model/host.rs",
-            "use tokio::sync::mpsc;\nuse {hyper::body, std::fmt};",
-            &[
-                (1, "model may not use tokio; it is pure".to_owned()),
-                (2, "model may not use hyper; it is pure".to_owned()),
-            ],
-        ),
-        (
-            "filter/cors.rs",
-            "fn f() -> http_body_util::Full { }",
-            &[(1, "filter may not use http_body_util; it is pure".to_owned())],
-        ),
-        ("proxy/mod.rs", "use hyper::body::Incoming;", &[]),
-        (
-            "app.rs",
-            "use crate::*;\nuse crate::{*};",
-            &[
-                (1, "no module may import all of the root; name what is used".to_owned()),
-                (2, "no module may import all of the root; name what is used".to_owned()),
-            ],
-        ),
-        ("clock.rs", "use super::*;", &[(1, "no module may import all of the root; name what is used".to_owned())]),
-        (
-            "app.rs",
-            "fn f() { std::env::var(\"A\"); }\nuse std::{env, fs};",
-            &[
-                (1, "app may not read the environment; config does".to_owned()),
-                (2, "app may not read the environment; config does".to_owned()),
-            ],
-        ),
-        ("config.rs", "use std::env::var;", &[]),
-        ("app.rs", "const VERSION: &str = env!(\"CARGO_PKG_VERSION\");", &[]),
-    ];
-    for (file, text, expected) in table {
-        let expected: Vec<String> =
-            expected.iter().map(|(line, fault)| format!("src/{file}:{line}: {fault}")).collect();
-        assert_eq!(check(&Path::new("src").join(file), text), expected, "{text}");
+    for (file, text, expected) in ROWS {
+        let faults: Vec<String> = expected.iter().map(|(line, fault)| format!("src/{file}:{line}: {fault}")).collect();
+        assert_eq!(check(&Path::new("src").join(file), text), faults, "{text}");
     }
 }
 

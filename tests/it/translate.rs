@@ -150,7 +150,7 @@ fn difference(old: &str, new: &str) -> String {
     let changed: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].0 != ' ').collect();
     let near = |at: usize| changed.iter().any(|changed| changed.abs_diff(at) <= 3);
     let shown = lines.iter().enumerate().filter(|(at, _)| near(*at));
-    shown.map(|(_, (sign, line))| format!("  {sign} {line}\n")).collect()
+    shown.fold(String::new(), |text, (_, (sign, line))| text + "  " + &format!("{sign} {line}\n"))
 }
 
 #[test]

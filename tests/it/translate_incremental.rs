@@ -92,8 +92,10 @@ proptest! {
         let mut shuffled: Vec<&Object> = named.values().collect();
         fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
         let (mut one, mut other) = (Resources::default(), Resources::default());
-        named.values().for_each(|object| one.apply(object.clone()));
-        shuffled.into_iter().for_each(|object| other.apply(object.clone()));
+        for (object, another) in named.values().zip(shuffled) {
+            one.apply(object.clone());
+            other.apply(another.clone());
+        }
         let settings = Settings::default();
         prop_assert_eq!(translate(&mut one, &settings), translate(&mut other, &settings));
     }
@@ -289,12 +291,17 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let class = || option::weighted(0.3, select(&["portunus", "c1", "c2", "c3"][..]));
     let created = option::of(select(&["2001-01-01T00:00:00Z", "2002-01-01T00:00:00Z"][..]));
     let default = option::weighted(0.3, backend());
-    (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), created).prop_map(
-        move |(rules, tls, default, class, legacy, created)| {
+    let annotation = option::weighted(0.2, select(&["auth-url", "rewrite-target"][..]));
+    (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), annotation, created).prop_map(
+        move |(rules, tls, default, class, legacy, annotation, created)| {
             let mut metadata = metadata.clone();
             metadata["creationTimestamp"] = json!(created);
+            metadata["annotations"] = json!({});
             if let Some(legacy) = legacy {
-                metadata["annotations"] = json!({ "kubernetes.io/ingress.class": legacy });
+                metadata["annotations"]["kubernetes.io/ingress.class"] = json!(legacy);
+            }
+            if let Some(name) = annotation {
+                metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!("any");
             }
             let spec = json!({ "ingressClassName": class, "defaultBackend": default, "rules": rules, "tls": tls });
             json!({ "metadata": metadata, "spec": spec })

@@ -1,0 +1,205 @@
+//! Each limit has a flag, and an answer beyond it. Time limits are set short here and waited for by what they
+//! cause, never measured.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::harness::h1::Connection;
+use crate::harness::manifests::app;
+use crate::harness::reach::{assert_reaches, assert_status, ingress, one_worker};
+use crate::harness::*;
+
+fn get(target: &str, fields: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")
+}
+
+#[test]
+fn heads_beyond_the_limits_are_refused_and_those_within_pass() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let flags = ["--header-bytes-max", "2000", "--header-count-max", "10", "--uri-bytes-max", "100"];
+    let portunus = Portunus::serve_with(&folder, &flags);
+    let status = |request: String| Connection::open(portunus.http).ask(request).status;
+    assert_eq!(status(get("/", &format!("Cookie: {}\r\n", "c".repeat(1900)))), 200);
+    assert_eq!(status(get("/", &format!("Cookie: {}\r\n", "c".repeat(2000)))), 431);
+    assert_eq!(status(get("/", &"X-A: b\r\n".repeat(9))), 200);
+    assert_eq!(status(get("/", &"X-A: b\r\n".repeat(10))), 431);
+    assert_eq!(status(get(&format!("/{}", "p".repeat(99)), "")), 200);
+    assert_eq!(status(get(&format!("/{}", "p".repeat(100)), "")), 414);
+    assert_eq!(backend.count(), 3);
+}
+
+#[test]
+fn large_cookies_pass_by_default() {
+    let backend = Backend::named("a");
+    let (_folder, portunus) = one_worker(&backend);
+    let cookie = "c".repeat(32 << 10);
+    let response = Connection::open(portunus.http).ask(get("/", &format!("Cookie: {cookie}\r\n")));
+    assert_eq!(response.status, 200);
+    assert_eq!(backend.only().header("cookie"), Some(cookie.as_str()));
+}
+
+#[test]
+fn a_connection_beyond_the_limit_is_closed_and_counted() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--max-connections", "2"]);
+    let mut open = [(); 2].map(|()| Connection::open(portunus.http));
+    for connection in &mut open {
+        assert_eq!(connection.get("a.test", "/").status, 200);
+    }
+    Connection::open(portunus.http).assert_closed();
+    portunus.wait_metric("portunus_connections_refused_total", &[], |refused| refused == 1.0);
+    assert_eq!(open[0].get("a.test", "/").status, 200, "those within the limit go on");
+    let [first, _second] = open;
+    drop(first);
+    eventually("a place", || {
+        let mut connection = Connection::open(portunus.http);
+        let _ = connection.wire.write(get("/", "").as_bytes());
+        connection.try_response(false).is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_request_beyond_those_in_flight_is_503_with_retry_after() {
+    let (arrived, go) = (Gate::new(), Gate::new());
+    let gates = (arrived.clone(), go.clone());
+    let backend = Backend::new(move |exchange| {
+        if exchange.head.word(1) == "/slow" {
+            gates.0.open();
+            gates.1.wait("the test");
+        }
+        exchange.ok("done");
+    });
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--max-in-flight", "1"]);
+    let mut slow = Connection::open(portunus.http);
+    slow.send(get("/slow", ""));
+    arrived.wait("the slow request");
+    let refused = portunus.get("a.test", "/");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    go.open();
+    assert_eq!(slow.response().text(), "done");
+    assert_eq!(portunus.get("a.test", "/").status, 200);
+}
+
+#[test]
+fn an_endpoint_that_accepts_no_connection_in_time_is_504_or_passed_over() {
+    // A queue for one connection, which is taken: further ones are not answered at all.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    silent.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    silent.listen(0).expect("listen");
+    let address = silent.local_addr().expect("address").as_socket().expect("IP");
+    let _taken = std::net::TcpStream::connect(address).expect("the one place");
+    let folder = Folder::to_addresses(&[address]);
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--connect-timeout", "200ms"]);
+    assert_status(&portunus, "a.test", "/", 504);
+    let backend = Backend::named("fine");
+    portunus.after(|| folder.write("app.yaml", app("default", "app", &[address, backend.address()])));
+    for _ in 0..4 {
+        assert_reaches(&portunus, "a.test", "/", "fine");
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    let closed = Gate::new();
+    let gate = closed.clone();
+    let backend = Backend::new(move |exchange| {
+        exchange.stop_recording();
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
+        while exchange.write(&piece) {}
+        gate.open();
+        exchange.close();
+    });
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--response-write-timeout", "300ms"]);
+    let mut client = Connection::open(portunus.http);
+    client.send(get("/", ""));
+    closed.wait("the end of the upload");
+    portunus.wait_metric("portunus_connections", &["listener=\"http\""], |open| open == 0.0);
+}
+
+#[test]
+fn an_endpoint_that_takes_no_body_is_504() {
+    let over = Gate::new();
+    let gate = over.clone();
+    let backend = Backend::new(move |exchange| {
+        gate.wait("the test");
+        exchange.close();
+    });
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--upstream-write-timeout", "300ms"]);
+    let mut client = Connection::open(portunus.http);
+    let length = 64 << 20;
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n"));
+    let mut sender = client.wire.stream.try_clone().expect("a second handle");
+    let sending = std::thread::spawn(move || {
+        let piece = vec![b'x'; 1 << 16];
+        // Until the buffers on the way are full and the connection is closed.
+        while std::io::Write::write_all(&mut sender, &piece).is_ok() {}
+    });
+    assert_eq!(client.response().status, 504);
+    over.open();
+    drop(client);
+    sending.join().expect("the sender");
+}
+
+#[test]
+fn idle_connections_to_endpoints_are_bounded_in_number_and_time() {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let turn = Arc::new(Mutex::new(()));
+    let (count, hold) = (waiting.clone(), turn.clone());
+    let backend = Backend::new(move |exchange| {
+        count.fetch_add(1, Ordering::SeqCst);
+        drop(hold.lock());
+        exchange.ok("a");
+    });
+    let folder = Folder::to(&backend);
+    let flags = ["--workers", "1", "--upstream-idle-max", "2", "--upstream-idle-timeout", "1s"];
+    let portunus = Portunus::serve_with(&folder, &flags);
+    let held = turn.lock().expect("lock");
+    let mut clients: Vec<_> = (0..6).map(|_| Connection::open(portunus.http)).collect();
+    clients.iter_mut().for_each(|client| client.send(get("/", "")));
+    eventually("six at once", || (waiting.load(Ordering::SeqCst) == 6).then_some(()));
+    assert_eq!(backend.open(), 6);
+    drop(held);
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    portunus.wait_metric("portunus_upstream_connections_open", &[], |open| open <= 2.0);
+    portunus.wait_metric("portunus_upstream_connections_open", &[], |open| open == 0.0);
+    assert_eq!(portunus.get("a.test", "/").status, 200);
+}
+
+#[test]
+fn an_annotation_that_restricts_access_closes_its_routes_unless_told_otherwise() {
+    let backend = Backend::named("a");
+    let folder = Folder::new();
+    folder.write("app.yaml", app("default", "app", &[backend.address()]));
+    let key = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
+    let closed = ingress("closed").annotation(&key("whitelist-source-range"), "10.0.0.0/8");
+    folder.write("closed.yaml", closed.host("closed.test").prefix("/", "app", 80));
+    let open = ingress("open").annotation(&key("proxy-body-size"), "8m");
+    folder.write("open.yaml", open.host("open.test").prefix("/", "app", 80));
+    let portunus = Portunus::serve(&folder);
+    assert_status(&portunus, "closed.test", "/", 503);
+    assert_status(&portunus, "open.test", "/", 200);
+    portunus.wait_problem(&["whitelist-source-range", "--unsupported-annotations"]);
+    portunus.wait_problem(&["proxy-body-size", "not supported"]);
+    let ignoring = Portunus::serve_with(&folder, &["--unsupported-annotations", "ignore"]);
+    assert_status(&ignoring, "closed.test", "/", 200);
+    ignoring.wait_problem(&["whitelist-source-range", "open"]);
+}
+
+#[test]
+fn ingresses_without_a_class_are_taken_beside_classes_when_asked_for() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    folder.write("class.yaml", manifests::ingress_class("other", "example.test/other", false));
+    let flags: [&[&str]; 2] = [&[], &["--watch-ingress-without-class"]];
+    for (flags, status) in flags.into_iter().zip([404, 200]) {
+        assert_status(&Portunus::serve_with(&folder, flags), "a.test", "/", status);
+    }
+}
