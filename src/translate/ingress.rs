@@ -288,8 +288,8 @@ fn certificate(
     found.map(|tls| tls.secret.clone())
 }
 
-/// What is wrong with the Secrets that an Ingress names.
-pub(super) fn secret_problems(parts: &Parts, resources: &Resources) -> Vec<Problem> {
+/// What is wrong with a Secret that an Ingress names, at each place where it does.
+pub(super) fn secret_problems(parts: &Parts, secret: &ObjectName, resources: &Resources) -> Vec<Problem> {
     let problem = |tls: &Tls| {
         let object = ObjectRef::new(Kind::Ingress, &parts.name);
         let Some(secret) = resources.secrets.get(&tls.secret) else {
@@ -308,5 +308,5 @@ pub(super) fn secret_problems(parts: &Parts, resources: &Resources) -> Vec<Probl
         }
         None
     };
-    parts.tls.iter().filter_map(problem).collect()
+    parts.tls.iter().filter(|tls| tls.secret == *secret).filter_map(problem).collect()
 }

@@ -249,7 +249,8 @@ impl Translator {
             problems.push(Problem::new(object, invalid.field, invalid.what.clone(), invalid.fix));
         }
         let referrers = self.by_secret.get(name).into_iter().flatten();
-        problems.extend(referrers.flat_map(|ingress| ingress::secret_problems(&self.ingresses[ingress], resources)));
+        problems
+            .extend(referrers.flat_map(|ingress| ingress::secret_problems(&self.ingresses[ingress], name, resources)));
         keep(&mut self.secret_problems, name, problems);
 
         let certificate = secret.and_then(|secret| secret.certificate.clone());

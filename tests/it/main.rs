@@ -17,6 +17,7 @@ mod bad_manifests;
 mod bad_requests;
 mod balance;
 mod classes;
+mod docs;
 mod drain;
 mod echo;
 mod external_names;
