@@ -123,9 +123,11 @@ impl ResponseBody {
         connection: Option<Http1>,
         timer: Timer,
         timeout: u64,
-        exchange: Exchange,
+        mut exchange: Exchange,
     ) -> Self {
         timer.clear();
+        // hyper never asks for a body that is known to be empty.
+        exchange.complete = incoming.is_end_stream();
         Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange) }
     }
 

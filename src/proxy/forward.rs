@@ -3,10 +3,8 @@
 //! its method; that is no retry.
 
 use std::future::poll_fn;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::LazyLock;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -124,14 +122,23 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
     {
         headers::ask_upgrade(fields, protocol.clone());
     }
+    if fields.contains_key(header::TE) && plan.upgrade.is_none() {
+        // Over HTTP/1.1 it concerns this connection only (RFC 9110, 10.1.4).
+        fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     *request.version_mut() = Version::HTTP_11;
     client_key(client)
 }
 
-/// The same for a client in every worker of the process.
+/// The same for a client in every worker and every replica; the balancer hashes it.
 fn client_key(client: IpAddr) -> u64 {
-    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    KEYS.hash_one(client)
+    match client {
+        IpAddr::V4(address) => u64::from(u32::from(address)),
+        IpAddr::V6(address) => {
+            let (network, host) = (u128::from(address) >> 64, u128::from(address) & u128::from(u64::MAX));
+            u64::try_from(network ^ host).expect("both halves have 64 bits")
+        }
+    }
 }
 
 async fn acquire(
@@ -251,6 +258,7 @@ fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError 
 
 /// HTTP/2 has the host in `:authority` and the scheme beside it.
 fn to_http2(request: &mut Request<RequestBody>, secure: bool) {
+    request.headers_mut().remove(header::CONNECTION);
     let Some(host) = request.headers_mut().remove(header::HOST) else { return };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if let Ok(authority) = Authority::try_from(host.as_bytes()) {

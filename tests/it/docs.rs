@@ -32,16 +32,17 @@ fn assert_same<'a>(exists: impl Iterator<Item = &'a String>, documented: impl It
 fn flags(help: &str) -> BTreeMap<String, String> {
     let mut flags: BTreeMap<String, String> = BTreeMap::new();
     let mut current = None;
-    for line in help.lines().map(str::trim) {
-        if line.starts_with("--") {
-            current = line.split(' ').next().map(str::to_owned);
-        } else if line.starts_with('-') || line.ends_with(':') {
-            current = None;
+    for line in help.lines() {
+        let mut words = line.split_whitespace().peekable();
+        match words.peek() {
+            Some(word) if word.starts_with("--") => current = Some((*word).to_owned()),
+            // A heading, or a flag with a short form: --help and --version.
+            Some(word) if !line.starts_with(' ') || word.ends_with(',') && word.starts_with('-') => current = None,
+            Some(_) | None => {}
         }
         if let Some(flag) = &current {
             let text = flags.entry(flag.clone()).or_default();
-            *text += " ";
-            *text += line;
+            text.extend(words.flat_map(|word| [" ", word]));
         }
     }
     flags
@@ -56,7 +57,7 @@ fn every_flag_is_documented_with_its_default() {
         let variable = format!("PORTUNUS_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
         assert!(text.contains(&format!("[env: {variable}=")), "{flag} is not {variable}: {text}");
         if let Some((_, rest)) = text.split_once("[default: ") {
-            let default = rest.split("] [").next().unwrap_or(rest).trim_end().trim_end_matches("]");
+            let default = rest.split("] [").next().unwrap_or(rest).trim_end_matches(']');
             assert!(documented[flag].contains(default), "{flag} has the default {default}: {}", documented[flag]);
         }
     }

@@ -7,7 +7,7 @@ use crate::harness::*;
 #[track_caller]
 fn forwarded(portunus: &Portunus, backend: &Backend, lines: &[&str]) -> wire::Head {
     let before = backend.count();
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
     let response = Connection::open(portunus.http).ask(format!("GET /x HTTP/1.1\r\nHost: a.test\r\n{lines}\r\n"));
     assert_eq!((response.status, backend.count()), (200, before + 1), "{lines}");
     backend.last().head

@@ -39,8 +39,8 @@ fn pipelined_requests_are_answered_in_order() {
     });
     let (_folder, portunus) = one_worker(&backend);
     let mut client = Connection::open(portunus.http);
-    let requests: String = (0..8).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a.test\r\n\r\n")).collect();
-    client.send(requests);
+    let requests = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+    client.send(requests.concat());
     backend.wait_count(1);
     slow.open();
     for number in 0..8 {
@@ -143,7 +143,7 @@ fn a_client_that_expects_100_continue_gets_it() {
 
 #[test]
 fn a_refusal_spares_the_client_that_expects_100_continue_its_body() {
-    let backend = Backend::new(|exchange| exchange.echo());
+    let backend = Backend::new(Exchange::echo);
     let (_folder, portunus) = one_worker(&backend);
     let mut client = Connection::open(portunus.http);
     client.send("PUT /%00 HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");

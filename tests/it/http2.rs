@@ -236,8 +236,8 @@ fn a_backend_may_speak_h2c() {
     assert_eq!(requests.len(), 4);
     for received in &requests {
         assert_eq!((received.version, received.connection), (Version::HTTP_2, 0), "one connection for all");
-        assert_eq!(received.uri.path_and_query().map(|target| target.as_str()), Some("/x?y"));
-        assert_eq!(received.uri.authority().map(|authority| authority.as_str()), Some("a.test"));
+        assert_eq!(received.uri.path_and_query().map(http::uri::PathAndQuery::as_str), Some("/x?y"));
+        assert_eq!(received.uri.authority().map(http::uri::Authority::as_str), Some("a.test"));
         assert_eq!(received.headers.get("x-forwarded-for").map(HeaderValue::as_bytes), Some(&b"127.0.0.1"[..]));
         assert!(!received.headers.contains_key("x") && !received.headers.contains_key("connection"));
     }
@@ -259,7 +259,7 @@ fn a_backend_may_speak_tls_with_h2_or_http_1_1() {
         let received = backend.last();
         assert_eq!(received.version, version, "{alpn:?}");
         assert_eq!(received.headers["x-forwarded-proto"], "http");
-        let host = received.uri.authority().map(|authority| authority.to_string());
+        let host = received.uri.authority().map(ToString::to_string);
         let host = host.or_else(|| received.headers.get("host").map(|host| host.to_str().expect("text").to_owned()));
         assert_eq!(host.as_deref(), Some("a.test"));
     }

@@ -1,5 +1,5 @@
 //! The scenarios that users suffer from elsewhere, small in `make test` and at full size in
-//! `make proof` (PORTUNUS_SCALE=full), which prints what was measured beside its goal. Only counts,
+//! `make proof` (`PORTUNUS_SCALE=full`), which prints what was measured beside its goal. Only counts,
 //! order, bytes and generous memory bounds are asserted, never a time.
 
 use std::sync::RwLock;

@@ -1,7 +1,7 @@
 //! The real binary and others as commands: started, waited for with a limit, their outputs read.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -76,14 +76,14 @@ pub fn finish(command: &mut Command) -> Finished {
     let mut child = command.spawn().expect("spawn");
     let stdout = reader(child.stdout.take().expect("stdout"));
     let stderr = reader(child.stderr.take().expect("stderr"));
-    let code = wait(&mut child, PATIENCE);
-    if code.is_none() {
+    let status = wait(&mut child, PATIENCE);
+    if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();
     }
     let (stdout, stderr) = (stdout.join().expect("stdout"), stderr.join().expect("stderr"));
-    let Some(code) = code else { panic!("{command:?} did not end: {stdout}{stderr}") };
-    Finished { code, stdout, stderr }
+    let Some(status) = status else { panic!("{command:?} did not end: {stdout}{stderr}") };
+    Finished { code: status.code(), stdout, stderr }
 }
 
 fn reader(mut source: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
@@ -94,12 +94,12 @@ fn reader(mut source: impl Read + Send + 'static) -> std::thread::JoinHandle<Str
     })
 }
 
-/// The exit code (none for a signal), if it ends within `limit`.
-pub fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
+/// How it ended, if it does so within `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("wait") {
-            return Some(status.code());
+            return Some(status);
         }
         std::thread::sleep(Duration::from_millis(4));
     }

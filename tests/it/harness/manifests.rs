@@ -7,7 +7,7 @@ use super::services::{Service, Slice};
 
 /// Joins documents into one file.
 pub fn documents(documents: &[&dyn Display]) -> String {
-    documents.iter().map(|document| format!("---\n{document}")).collect()
+    documents.iter().flat_map(|document| ["---\n".to_owned(), document.to_string()]).collect()
 }
 
 /// A Service `name` with port 80 and one EndpointSlice for each address.

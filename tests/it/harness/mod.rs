@@ -1,6 +1,7 @@
 //! What the socket tests share: a folder of manifests, the real binary, backends that record
 //! every byte, and clients that send exact bytes. Nothing here sleeps for correctness: a wait
 //! polls or blocks for an event and gives up at `PATIENCE`.
+#![allow(clippy::needless_pass_by_value, reason = "builders take what is at hand: a text, a number, a builder")]
 
 pub mod backend;
 pub mod certificates;

@@ -191,9 +191,9 @@ impl Portunus {
     /// The exit code of a process that is expected to end now.
     #[track_caller]
     pub fn wait_exit(&mut self) -> i32 {
-        let code = wait(&mut self.child, PATIENCE);
-        let code = code.unwrap_or_else(|| panic!("still running: {}", self.stderr.text()));
-        code.unwrap_or_else(|| panic!("killed by a signal: {}", self.stderr.text()))
+        let status = wait(&mut self.child, PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("still running: {}", self.stderr.text()));
+        status.code().unwrap_or_else(|| panic!("killed by a signal: {}", self.stderr.text()))
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -104,7 +104,7 @@ pub fn frame(kind: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     match payload.len() {
         length @ 0..126 => bytes.push(mask_bit | length as u8),
         length => {
-            bytes.push(mask_bit | 126);
+            bytes.push(mask_bit + 126);
             bytes.extend_from_slice(&u16::try_from(length).expect("a short message").to_be_bytes());
         }
     }
