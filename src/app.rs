@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use crate::admin;
 use crate::config::{Objects, Serve, Unsupported, addresses};
 use crate::drain::{Drain, Phase};
-use crate::file::{Finding, Folder, Watch};
+use crate::file::{self, Finding, Folder, Watch};
 use crate::metrics::Metrics;
 use crate::model::Changed;
 use crate::proxy::{self, AccessLog, Destination, Limits, Listeners};
@@ -29,6 +29,8 @@ use crate::upstream::PoolSettings;
 
 /// How often replaced tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How often certificates in service are looked at for their last day.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -83,11 +85,15 @@ pub fn run(config: &Serve) -> Result<()> {
         state.borrow_mut().ready = true;
         tracing::info!(workers, generation = control.generation, problems = control.problems.borrow().len(), "serving");
         let mut signals = Signals::new()?;
+        let ending = async {
+            signals.any().await;
+            drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
+        };
+        // Changes are followed to the end: who still comes while the process drains is served as of now.
         tokio::select! {
             never = control.run(watch) => match never {},
-            () = signals.any() => {}
+            () = ending => {}
         }
-        drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
         anyhow::Ok(())
     })?;
     if let Some(writer) = writer {
@@ -237,6 +243,7 @@ impl Control {
     /// Follows the folder and the names for ever.
     async fn run(&mut self, mut watch: Watch) -> std::convert::Infallible {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut expiry = tokio::time::interval(EXPIRY);
         loop {
             tokio::select! {
                 () = watch.changed() => self.follow(),
@@ -245,6 +252,10 @@ impl Control {
                     self.update();
                 }
                 _ = housekeeping.tick() => self.publisher.free_retired(),
+                _ = expiry.tick() => {
+                    self.resources.expire(file::now());
+                    self.update();
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
@@ -240,7 +241,7 @@ impl From<LoadBalance> for Policy {
 /// Reads flags and environment. Prints help and exits with 0; what is wrong comes back as one sentence.
 pub fn read() -> Result<Config, String> {
     Config::try_parse().map_err(|error| {
-        if !error.use_stderr() {
+        if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             error.exit();
         }
         let text = error.to_string();

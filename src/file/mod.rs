@@ -102,11 +102,10 @@ impl Folder {
     /// Reads what changed in the folder and brings `resources` up to date.
     pub fn scan(&mut self, resources: &mut Resources) {
         self.findings.clear();
-        let paths = self.walk();
-        self.files.retain(|path, _| paths.contains(path));
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let (paths, unreadable) = self.walk();
+        // What can't be looked at now is not gone.
+        self.files.retain(|path, _| paths.contains(path) || unreadable.iter().any(|folder| path.starts_with(folder)));
+        let now = now();
         for path in paths {
             self.read(&path, now);
         }
@@ -133,8 +132,10 @@ impl Folder {
         self.applied.len()
     }
 
-    fn walk(&mut self) -> BTreeSet<PathBuf> {
+    /// The manifests, and the folders that could not be read.
+    fn walk(&mut self) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
         let mut paths = BTreeSet::new();
+        let mut unreadable = Vec::new();
         let mut folders = vec![(self.root.clone(), 0)];
         while let Some((folder, depth)) = folders.pop() {
             let entries = match fs::read_dir(&folder) {
@@ -144,8 +145,9 @@ impl Folder {
                         &folder,
                         None,
                         format!("can't be read: {error}"),
-                        "make it readable",
+                        "make it readable; what was in it stays",
                     ));
+                    unreadable.push(folder);
                     continue;
                 }
             };
@@ -163,7 +165,7 @@ impl Folder {
                 }
             }
         }
-        paths
+        (paths, unreadable)
     }
 
     fn read(&mut self, path: &Path, now: i64) {
@@ -267,6 +269,12 @@ impl File {
             }
         }
     }
+}
+
+/// Seconds since the epoch.
+pub fn now() -> i64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// The line of a field, from the file as it is now.

@@ -1,6 +1,7 @@
 //! One meaning for a request's path. What is matched is what is sent, so that no spelling reaches a backend
 //! that the rules did not see (RFC 3986, 6.2.2):
 //!
+//! - what a URI may not have unescaped (RFC 3986, 2), as `é` or `{`, is escaped
 //! - dot segments are resolved; above the root there is nothing, so `/..` is refused
 //! - escapes of unreserved characters are decoded, other escapes are written in upper case
 //! - a run of slashes counts as one for matching; it is sent as received unless dot segments were resolved
@@ -55,6 +56,10 @@ const SLASH: u8 = 1;
 const DOT: u8 = 2;
 const PERCENT: u8 = 3;
 const FORBIDDEN: u8 = 4;
+const UNESCAPED: u8 = 5;
+
+/// ASCII that a path may not have as it is, and that some clients send all the same.
+const NOT_OF_A_URI: &[u8] = b" \"<>^`{|}";
 
 const CLASS: [u8; 256] = {
     let mut class = [PLAIN; 256];
@@ -64,6 +69,16 @@ const CLASS: [u8; 256] = {
         byte += 1;
     }
     class[0x7f] = FORBIDDEN;
+    byte = 0x80;
+    while byte < 256 {
+        class[byte] = UNESCAPED;
+        byte += 1;
+    }
+    let mut index = 0;
+    while index < NOT_OF_A_URI.len() {
+        class[NOT_OF_A_URI[index] as usize] = UNESCAPED;
+        index += 1;
+    }
     class[b'\\' as usize] = FORBIDDEN;
     class[b'/' as usize] = SLASH;
     class[b'.' as usize] = DOT;
@@ -83,7 +98,7 @@ pub fn normalize(path: &str) -> Result<NormalizedPath<'_>, PathError> {
         let class = CLASS[byte as usize];
         match class {
             FORBIDDEN => return Err(PathError::Forbidden),
-            PERCENT => unusual = true,
+            PERCENT | UNESCAPED => unusual = true,
             SLASH | DOT => unusual |= previous == SLASH,
             _ => {}
         }
@@ -120,7 +135,11 @@ fn decode(path: &str) -> Result<(String, bool), PathError> {
     let mut at = 0;
     while at < bytes.len() {
         if bytes[at] != b'%' {
-            out.push(bytes[at]);
+            if CLASS[bytes[at] as usize] == UNESCAPED {
+                out.extend(format!("%{:02X}", bytes[at]).into_bytes());
+            } else {
+                out.push(bytes[at]);
+            }
             at += 1;
             continue;
         }
@@ -137,7 +156,7 @@ fn decode(path: &str) -> Result<(String, bool), PathError> {
         }
         at += 3;
     }
-    let text = String::from_utf8(out).expect("only ASCII was put in place of ASCII");
+    let text = String::from_utf8(out).expect("whatever is not ASCII was escaped");
     Ok((text, escaped_slash))
 }
 
@@ -200,6 +219,9 @@ mod tests {
             ("/a%2fb", "/a%2Fb", "/a%2Fb"),
             ("/a%20b%3f", "/a%20b%3F", "/a%20b%3F"),
             ("/a;v=1/b", "/a;v=1/b", "/a;v=1/b"),
+            ("/é", "/%C3%A9", "/%C3%A9"),
+            ("/%c3%a9", "/%C3%A9", "/%C3%A9"),
+            ("/{id}", "/%7Bid%7D", "/%7Bid%7D"),
             ("/...", "/...", "/..."),
             ("/..a", "/..a", "/..a"),
         ];

@@ -12,9 +12,10 @@ use hyper::body::Incoming;
 
 use super::access_log::Record;
 use super::connection::Connection;
+use super::error::Error;
 use crate::clock::Timer;
 use crate::metrics::RouteId;
-use crate::upstream::{BodyWatch, Http1};
+use crate::upstream::{BodyFault, BodyWatch, Http1};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -22,6 +23,8 @@ pub struct Exchange {
     pub started: Instant,
     pub route: RouteId,
     pub status: u16,
+    /// Beside those of a body: a tunnel's.
+    pub request_bytes: u64,
     pub response_bytes: u64,
     /// The endpoint that has the request: slot and epoch.
     pub endpoint: Option<(usize, u64)>,
@@ -43,6 +46,7 @@ impl Exchange {
             started: Instant::now(),
             route: RouteId::OTHER,
             status: 0,
+            request_bytes: 0,
             response_bytes: 0,
             endpoint: None,
             watch: None,
@@ -70,7 +74,7 @@ impl Drop for Exchange {
         // A client that left before there was an answer; nginx's number for it, counted among 4xx.
         let status = if self.status == 0 { 499 } else { self.status };
         worker.cells.request(self.route, status, duration);
-        let request_bytes = self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
+        let request_bytes = self.request_bytes + self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
         worker.cells.request_bytes.add(request_bytes);
         worker.cells.response_bytes.add(self.response_bytes);
         if let (Some(mut record), Some(log)) = (self.record.take(), &worker.log) {
@@ -98,6 +102,8 @@ pub struct ResponseBody {
     source: Source,
     /// `None` for a 101, whose exchange goes on in the tunnel.
     exchange: Option<Exchange>,
+    /// Its place among the bodies of an HTTP/2 connection.
+    place: Option<usize>,
 }
 
 enum Source {
@@ -113,7 +119,7 @@ enum Source {
 
 impl ResponseBody {
     pub fn whole(bytes: Bytes, exchange: Option<Exchange>) -> Self {
-        Self { source: Source::Whole(bytes), exchange }
+        Self { source: Source::Whole(bytes), exchange, place: None }
     }
 
     /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, and `timeout` the longest
@@ -128,7 +134,8 @@ impl ResponseBody {
         timer.clear();
         // hyper never asks for a body that is known to be empty.
         exchange.complete = incoming.is_end_stream();
-        Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange) }
+        let place = exchange.connection.activity.body_begins();
+        Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange), place }
     }
 
     /// The whole body has gone by: the connection is free, and the exchange complete.
@@ -154,9 +161,39 @@ impl ResponseBody {
         error: ResponseError,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         if let Some(exchange) = &mut self.exchange {
-            exchange.reason = Some(reason);
+            let fault = exchange.watch.as_ref().and_then(|watch| watch.fault.get());
+            exchange.reason = Some(match fault {
+                Some(BodyFault::Broken) => Error::ClientBodyBroken.reason(),
+                Some(BodyFault::TimedOut) => Error::ClientBodyTimeout.reason(),
+                None => reason,
+            });
         }
         Poll::Ready(Some(Err(error)))
+    }
+
+    fn poll_whole(&mut self) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let Source::Whole(bytes) = &mut self.source else { return Poll::Ready(None) };
+        let bytes = std::mem::take(bytes);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.response_bytes += bytes.len() as u64;
+            exchange.complete = true;
+        }
+        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+    }
+
+    /// Notes whom the body waits for.
+    fn waits(&self, for_client: bool) {
+        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
+            exchange.connection.activity.body_waits(place, for_client);
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
+            exchange.connection.activity.body_ends(place);
+        }
     }
 }
 
@@ -169,54 +206,43 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let (incoming, timer) = match &mut this.source {
-            Source::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                if let Some(exchange) = &mut this.exchange {
-                    exchange.response_bytes += bytes.len() as u64;
-                    exchange.complete = true;
-                }
-                let frame = (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)));
-                return Poll::Ready(frame);
-            }
-            Source::Endpoint { incoming, connection, timer, timeout } => {
-                if let Some(connection) = connection
-                    && connection.poll_drive(context).is_ready()
-                {
-                    connection.close();
-                }
-                match Pin::new(&mut *incoming).poll_frame(context) {
-                    Poll::Pending if timer.has_passed() => {
-                        return this.fail("upstream_body_timeout", ResponseError::TimedOut);
-                    }
-                    Poll::Pending => {
-                        if !timer.is_set() {
-                            timer.set(*timeout);
-                        }
-                        timer.register(context);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(polled) => (Some((polled, incoming.is_end_stream())), timer),
-                }
-            }
+        let Source::Endpoint { incoming, connection, timer, timeout } = &mut this.source else {
+            return this.poll_whole();
         };
-        timer.clear();
-        match incoming {
-            Some((Some(Ok(frame)), ended)) => {
+        if let Some(connection) = connection
+            && connection.poll_drive(context).is_ready()
+        {
+            connection.close();
+        }
+        let polled = Pin::new(&mut *incoming).poll_frame(context);
+        let ended = incoming.is_end_stream();
+        match polled {
+            Poll::Pending if timer.has_passed() => this.fail("upstream_body_timeout", ResponseError::TimedOut),
+            Poll::Pending => {
+                if !timer.is_set() {
+                    timer.set(*timeout);
+                }
+                timer.register(context);
+                this.waits(false);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                timer.clear();
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
                     exchange.response_bytes += data.len() as u64;
                 }
-                if ended {
+                // hyper asks for nothing behind the trailers.
+                if ended || frame.is_trailers() {
                     this.complete(context);
                 }
+                this.waits(true);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some((Some(Err(error)), _)) => this.fail("upstream_body_broken", ResponseError::Upstream(error)),
-            Some((None, _)) => {
+            Poll::Ready(Some(Err(error))) => this.fail("upstream_body_broken", ResponseError::Upstream(error)),
+            Poll::Ready(None) => {
                 this.complete(context);
                 Poll::Ready(None)
             }
-            None => Poll::Ready(None),
         }
     }
 

@@ -24,7 +24,7 @@ use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
-use crate::clock::Timer;
+use crate::clock::{Clock, Timer};
 use crate::drain::Phase;
 use crate::upstream::LocalExecutor;
 
@@ -65,8 +65,13 @@ pub struct Activity {
     requests: Cell<u32>,
     /// Bytes that arrive need not be a request's: they may be pings.
     http2: Cell<bool>,
-    /// A tunnel's bytes in either direction, counted coarsely: only whether it changed matters.
-    moved: Cell<bool>,
+    /// Bytes from the client and to it.
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// The bodies of HTTP/2 answers that wait for the client to take what it was offered: since which tick, or 0.
+    offered: RefCell<Vec<u64>>,
+    free: RefCell<Vec<usize>>,
+    clock: Rc<Clock>,
     head_timeout: u64,
     idle_timeout: u64,
     write_timeout: u64,
@@ -80,7 +85,11 @@ impl Activity {
             timer: worker.clock.timer(),
             requests: Cell::new(0),
             http2: Cell::new(false),
-            moved: Cell::new(false),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            offered: RefCell::default(),
+            free: RefCell::default(),
+            clock: worker.clock.clone(),
             head_timeout: settings.request_head_timeout,
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.response_write_timeout,
@@ -95,15 +104,15 @@ impl Activity {
         self.timer.set(ticks);
     }
 
-    pub fn read(&self) {
-        self.moved.set(true);
+    pub fn read(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
         if self.waits.get() == Waits::Idle && !self.http2.get() {
             self.wait(Waits::Head, self.head_timeout);
         }
     }
 
-    pub fn wrote(&self) {
-        self.moved.set(true);
+    pub fn wrote(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
         if self.waits.get() == Waits::Write {
             self.rest();
         }
@@ -131,16 +140,54 @@ impl Activity {
 
     fn rest(&self) {
         if self.requests.get() > 0 {
-            self.waits.set(Waits::Busy);
-            self.timer.clear();
+            let before = self.waits.replace(Waits::Busy);
+            if !self.http2.get() {
+                self.timer.clear();
+            } else if before != Waits::Busy {
+                self.timer.set(self.write_timeout);
+            }
         } else {
             self.wait(Waits::Idle, self.idle_timeout);
         }
     }
 
-    /// Whether bytes moved since the last call.
-    pub fn take_moved(&self) -> bool {
-        self.moved.replace(false)
+    /// Bytes from the client and to it, since the connection began.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received.get(), self.sent.get())
+    }
+
+    /// A place for the body of an HTTP/2 answer. A client that shuts its window stops hyper from asking for
+    /// more, and nothing else tells.
+    pub fn body_begins(&self) -> Option<usize> {
+        if !self.http2.get() {
+            return None;
+        }
+        let mut offered = self.offered.borrow_mut();
+        Some(self.free.borrow_mut().pop().unwrap_or_else(|| {
+            offered.push(0);
+            offered.len() - 1
+        }))
+    }
+
+    pub fn body_ends(&self, place: usize) {
+        self.body_waits(place, false);
+        self.free.borrow_mut().push(place);
+    }
+
+    /// The body was asked for more, and has offered something or waits for its endpoint.
+    pub fn body_waits(&self, place: usize, for_client: bool) {
+        self.offered.borrow_mut()[place] = if for_client { self.clock.now().max(1) } else { 0 };
+    }
+
+    /// Whether a client has left what it was offered for too long; if not, looks again after that time.
+    fn has_stalled(&self) -> bool {
+        let now = self.clock.now();
+        let late = |since: &u64| *since != 0 && now - since >= self.write_timeout;
+        let stalled = self.offered.borrow().iter().any(late);
+        if !stalled {
+            self.timer.set(self.write_timeout);
+        }
+        stalled
     }
 }
 
@@ -305,8 +352,8 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     let mut told = false;
     poll_fn(|context| {
         activity.timer.register(context);
-        let late = activity.timer.has_passed();
-        if late && (told || activity.waits.get() == Waits::Write) {
+        let late = activity.timer.has_passed() && (activity.waits.get() != Waits::Busy || activity.has_stalled());
+        if late && (told || activity.waits.get() != Waits::Idle) {
             return Poll::Ready(());
         }
         if !told && (late || draining.as_mut().poll(context).is_ready()) {

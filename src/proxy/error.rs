@@ -25,6 +25,9 @@ pub enum Error {
     ConnectTimeout,
     /// The connection broke, or the answer was not HTTP, before its head was complete.
     UpstreamFailed,
+    /// An HTTP/2 endpoint reset the stream with this code before an answer. An HTTP/2 client gets the same
+    /// reset: gRPC tells a deadline from a failure by it.
+    UpstreamReset(h2::Reason),
     UpstreamTimeout,
 }
 
@@ -39,7 +42,7 @@ impl Error {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::ConnectFailed | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            Self::ConnectFailed | Self::UpstreamFailed | Self::UpstreamReset(_) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -60,6 +63,7 @@ impl Error {
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamFailed
+            | Self::UpstreamReset(_)
             | Self::UpstreamTimeout => false,
         }
     }
@@ -78,7 +82,7 @@ impl Error {
             Self::ClientBodyTimeout => "the request body did not arrive in time",
             Self::ConnectFailed => "no endpoint could be reached",
             Self::ConnectTimeout => "no endpoint could be reached in time",
-            Self::UpstreamFailed => "the endpoint did not answer",
+            Self::UpstreamFailed | Self::UpstreamReset(_) => "the endpoint did not answer",
             Self::UpstreamTimeout => "the endpoint did not answer in time",
         }
     }
@@ -96,6 +100,7 @@ impl Error {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamTimeout => "upstream_timeout",
         }
     }

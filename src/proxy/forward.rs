@@ -1,6 +1,7 @@
 //! Sends a request to an endpoint and brings back the head of its answer. A request that never reached an
 //! endpoint, because it could not be connected or a kept-alive connection was gone, is sent to another, whatever
 //! its method; that is no retry.
+#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -40,6 +41,7 @@ enum SendError {
     /// Nothing was sent: here is the request again.
     Unsent(Box<Request<RequestBody>>),
     Broken,
+    Reset(h2::Reason),
     TimedOut,
 }
 
@@ -98,6 +100,7 @@ pub async fn forward(
                 }
                 failure = Error::UpstreamFailed;
             }
+            Err(SendError::Reset(reason)) => return Err((blame(&exchange, Error::UpstreamReset(reason)), exchange)),
             Err(SendError::Broken) => return Err((blame(&exchange, Error::UpstreamFailed), exchange)),
             Err(SendError::TimedOut) => return Err((blame(&exchange, Error::UpstreamTimeout), exchange)),
         }
@@ -251,7 +254,9 @@ fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError 
         Some(request) => SendError::Unsent(Box::new(request)),
         None => {
             tracing::debug!(error = %error.error(), "the endpoint did not answer");
-            SendError::Broken
+            let stream = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());
+            let reason = stream.filter(|error| error.is_reset()).and_then(h2::Error::reason);
+            reason.map_or(SendError::Broken, SendError::Reset)
         }
     }
 }

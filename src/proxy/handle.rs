@@ -1,7 +1,6 @@
 //! A request, from its head to its answer's head: load the table once, decide, act. [`decide`] is pure; all
 //! that touches a socket is in `forward`.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -38,11 +37,13 @@ struct Facts<'c> {
     server_name: Option<&'c str>,
 }
 
-/// Answers a request. Whatever goes wrong becomes an answer too.
-pub async fn handle(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+/// Instead of an answer: the stream is reset, as the endpoint reset ours.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint reset the stream")]
+pub struct Reset(#[source] h2::Error);
+
+/// Answers a request. Whatever goes wrong becomes an answer too, but for a stream that the endpoint reset.
+pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Reset> {
     let worker = connection.worker.clone();
     let table = worker.table();
     let mut exchange = Exchange::begin(&connection);
@@ -50,7 +51,7 @@ pub async fn handle(
     if worker.log.is_some() {
         exchange.record = Some(Box::new(record(&connection, &mut head, table.generation)));
     }
-    let version = head.version;
+    let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
         trusted: connection.peer.trusted,
@@ -71,7 +72,12 @@ pub async fn handle(
     };
     let mut response = match answered {
         Ok(response) => response,
-        Err((error, exchange)) => refuse(error, exchange),
+        Err((Error::UpstreamReset(reason), mut exchange)) if version == Version::HTTP_2 => {
+            exchange.status = Error::UpstreamReset(reason).status().as_u16();
+            exchange.reason = Some(Error::UpstreamReset(reason).reason());
+            return Err(Reset(reason.into()));
+        }
+        Err((error, exchange)) => refuse(error, wants_body, exchange),
     };
     if version < Version::HTTP_2 && worker.is_draining() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -135,7 +141,7 @@ fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
         (Some(authority), _) if authority.as_str().contains('@') => {
             Err(Error::Malformed("the authority has user information"))
         }
-        (Some(authority), Some(field)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+        (Some(authority), Some(field)) if !same_authority(head.uri.scheme_str(), authority.as_str(), field) => {
             Err(Error::Malformed("Host and the request's authority differ"))
         }
         (Some(authority), _) => {
@@ -146,6 +152,13 @@ fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
         (None, None) if head.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Error::Malformed("there is no Host")),
     }
+}
+
+/// Whether both name the same host and port; the scheme's own port may be left out.
+fn same_authority(scheme: Option<&str>, authority: &str, field: &HeaderValue) -> bool {
+    let default = if scheme == Some("https") { ":443" } else { ":80" };
+    let plain = |text: &str| text.strip_suffix(default).unwrap_or(text).to_ascii_lowercase();
+    field.to_str().is_ok_and(|field| field == authority || plain(field) == plain(authority))
 }
 
 /// The route by host and path. What was matched is what is sent.
@@ -174,14 +187,17 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<&'t Route,
     Ok(route)
 }
 
-/// The answer that says what went wrong.
-fn refuse(error: Error, mut exchange: Exchange) -> Response<ResponseBody> {
+/// The answer that says what went wrong; to a HEAD, without its body.
+fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
     exchange.reason = Some(error.reason());
     let text = Bytes::from(format!("{}: {}\n", error.status(), error.message()));
-    let mut response = Response::new(ResponseBody::whole(text, Some(exchange)));
+    let length = HeaderValue::from(text.len());
+    let body = if wants_body { text } else { Bytes::new() };
+    let mut response = Response::new(ResponseBody::whole(body, Some(exchange)));
     *response.status_mut() = error.status();
     let fields = response.headers_mut();
+    fields.insert(header::CONTENT_LENGTH, length);
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if error == Error::Overloaded {

@@ -322,7 +322,13 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 /// Keeps the request's id, or gives it one: 128 random bits in hexadecimal.
 pub fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     match headers.entry(X_REQUEST_ID) {
-        Entry::Occupied(entry) if (1..=REQUEST_ID_BYTES_MAX).contains(&entry.get().len()) => entry.get().clone(),
+        Entry::Occupied(mut entry) if (1..=REQUEST_ID_BYTES_MAX).contains(&entry.get().len()) => {
+            let id = entry.get().clone();
+            if entry.iter().nth(1).is_some() {
+                entry.insert(id.clone());
+            }
+            id
+        }
         Entry::Occupied(mut entry) => {
             let id = new_request_id();
             entry.insert(id.clone());
@@ -493,6 +499,9 @@ mod tests {
     fn a_request_has_one_id() {
         let mut headers = map(&[("x-request-id", "mine")]);
         assert_eq!(request_id(&mut headers), "mine");
+        let mut headers = map(&[("x-request-id", "mine"), ("x-request-id", "another")]);
+        assert_eq!(request_id(&mut headers), "mine");
+        assert_eq!(headers.get_all(X_REQUEST_ID).iter().count(), 1);
         let mut headers = HeaderMap::new();
         let id = request_id(&mut headers);
         assert_eq!((id.len(), &headers[X_REQUEST_ID]), (32, &id));

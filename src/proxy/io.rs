@@ -42,7 +42,7 @@ impl ClientIo {
 
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
-            Poll::Ready(_) => self.activity.wrote(),
+            Poll::Ready(result) => self.activity.wrote(*result.as_ref().unwrap_or(&0)),
             Poll::Pending => self.activity.write_blocked(),
         }
     }
@@ -55,15 +55,16 @@ impl AsyncRead for ClientIo {
             let count = this.prefix.len().min(buffer.remaining());
             buffer.put_slice(&this.prefix[..count]);
             this.prefix.advance(count);
-            this.activity.read();
+            this.activity.read(count);
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         let polled = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         if polled.is_ready() {
-            this.activity.read();
+            this.activity.read(buffer.filled().len() - before);
         }
         polled
     }

@@ -32,15 +32,19 @@ pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending)
     worker.cells.tunnels_opened.add(1);
     let timer = worker.clock.timer();
     timer.set(worker.settings.tunnel_idle_timeout);
+    let begun = connection.activity.bytes();
+    let mut seen = begun;
     let result = {
         let mut copying = pin!(copy(&mut client, &mut upstream, &read));
         poll_fn(|context| {
             timer.register(context);
             let copied = copying.as_mut().poll(context);
             if copied.is_pending() && timer.has_passed() {
-                if !connection.activity.take_moved() {
+                let moved = connection.activity.bytes();
+                if seen == moved {
                     return Poll::Ready(None);
                 }
+                seen = moved;
                 timer.set(worker.settings.tunnel_idle_timeout);
             }
             copied.map(Some)
@@ -48,11 +52,11 @@ pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending)
         .await
     };
     worker.cells.tunnels_closed.add(1);
+    let ended = connection.activity.bytes();
+    exchange.request_bytes += ended.0 - begun.0;
+    exchange.response_bytes += ended.1 - begun.1;
     match result {
-        Some(Ok((_, down))) => {
-            exchange.response_bytes += down + read.len() as u64;
-            exchange.complete = true;
-        }
+        Some(Ok(_)) => exchange.complete = true,
         Some(Err(_)) => exchange.reason = Some("tunnel_broken"),
         None => exchange.reason = Some("tunnel_idle"),
     }

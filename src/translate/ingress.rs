@@ -52,8 +52,14 @@ impl Parts {
         for (index, rule) in ingress.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
             let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
+            let before = parts.rules.len();
             for (index, path) in rule.paths.iter().enumerate() {
                 parts.path(&host, path, format!("{field}.http.paths[{index}]"));
+            }
+            // A host that was named belongs to its rule, even if no path of it can be used: nothing less exact
+            // takes its requests.
+            if !rule.paths.is_empty() && parts.rules.len() == before && ingress.default_backend.is_none() {
+                parts.rule(host, None, None, field.clone());
             }
             // A rule without paths sends everything to the default backend (Ingress v1, HTTPIngressRuleValue).
             if rule.paths.is_empty() && ingress.default_backend.is_none() {

@@ -82,6 +82,8 @@ pub struct Service {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServicePort {
+    /// Its place in `spec.ports`.
+    pub index: usize,
     pub name: String,
     pub port: u16,
     /// The number to use where a slice leaves it open.
@@ -190,6 +192,17 @@ impl Resources {
             Kind::Secret => {
                 self.dirty.secrets.insert(name.clone());
                 self.secrets.remove(name);
+            }
+        }
+    }
+
+    /// Finds the certificates that have expired in service since they were read. They stay: there is none better.
+    pub fn expire(&mut self, now: i64) {
+        for (name, secret) in &mut self.secrets {
+            let Some(certificate) = secret.certificate.as_ref().filter(|_| secret.invalid.is_none()) else { continue };
+            if certificate.not_after < now {
+                secret.invalid = Some(secret::expired(certificate, now));
+                self.dirty.secrets.insert(name.clone());
             }
         }
     }
@@ -330,7 +343,7 @@ impl From<networking::IngressClass> for Object {
 impl From<core::Service> for Object {
     fn from(object: core::Service) -> Self {
         let spec = object.spec.unwrap_or_default();
-        let port = |port: core::ServicePort| {
+        let port = |(index, port): (usize, core::ServicePort)| {
             let number = port_number(port.port)?;
             let target = match port.target_port {
                 Some(IntOrString::Int(target)) => port_number(target).unwrap_or(number),
@@ -338,6 +351,7 @@ impl From<core::Service> for Object {
             };
             let tcp = matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
             tcp.then(|| ServicePort {
+                index,
                 name: port.name.unwrap_or_default(),
                 port: number,
                 target,
@@ -348,7 +362,7 @@ impl From<core::Service> for Object {
         Self::Service(Service {
             name: name(&object.metadata),
             external_name: external.then(|| spec.external_name.unwrap_or_default()),
-            ports: spec.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+            ports: spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect(),
         })
     }
 }

@@ -59,11 +59,20 @@ pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<
     certificate.chain = chain.iter().map(|part| part.to_vec()).collect();
     certificate.key = PrivateKey(Arc::from(key.secret_der()));
     if certificate.not_after < now {
-        let what = format!("expired {} days ago", (now - certificate.not_after) / 86_400);
-        let fix = "renew the certificate";
+        return Err(InvalidSecret { expired: Some(Box::new(certificate.clone())), ..expired(&certificate, now) });
+    }
+    if certificate.not_before > now {
+        let what = format!("is valid only in {} hours", (certificate.not_before - now) / 3600 + 1);
+        let fix = "set the clock, or wait for the certificate's time";
         return Err(InvalidSecret { field: CERTIFICATE, what, fix, expired: Some(Box::new(certificate)) });
     }
     Ok(certificate)
+}
+
+/// What is wrong with a certificate whose time is over.
+pub fn expired(certificate: &Certificate, now: i64) -> InvalidSecret {
+    let what = format!("expired {} days ago", (now - certificate.not_after) / 86_400);
+    InvalidSecret { field: CERTIFICATE, what, fix: "renew the certificate", expired: None }
 }
 
 /// Names and dates of a leaf; its chain and key are still to be filled in.
@@ -117,7 +126,7 @@ mod tests {
         let (other, _) = pair("b.example");
         let (c, k, o) = (Some(certificate.as_bytes()), Some(key.as_bytes()), Some(other.as_bytes()));
         let cut = Some(&certificate.as_bytes()[..100]);
-        let table: [Row; 7] = [
+        let table: [Row; 8] = [
             (None, k, NOW, CERTIFICATE, "is missing"),
             (c, None, NOW, KEY, "is missing"),
             (Some(b"hello"), k, NOW, CERTIFICATE, "has no PEM certificate"),
@@ -125,6 +134,7 @@ mod tests {
             (c, Some(b"hello"), NOW, KEY, "has no PEM private key"),
             (o, k, NOW, KEY, "does not belong to the certificate"),
             (c, k, 99_999_999_999, CERTIFICATE, "expired"),
+            (c, k, 0, CERTIFICATE, "is valid only in"),
         ];
         for (certificate, key, now, field, what) in table {
             let invalid = read(certificate, key, now).unwrap_err();

@@ -45,7 +45,7 @@ pub(super) fn backend(
                 port.app_protocol.as_deref().unwrap_or_default()
             );
             let fix = "write http, https, grpc, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
-            problems.push(Problem::new(object.clone(), format!("spec.ports[{}].appProtocol", port.port), what, fix));
+            problems.push(Problem::new(object.clone(), format!("spec.ports[{}].appProtocol", port.index), what, fix));
         }
     }
     let addresses = match &service.external_name {
@@ -77,7 +77,8 @@ fn find_port(service: &Service, port: &PortRef) -> Option<ServicePort> {
         PortRef::Name(name) => *candidate.name == **name,
     };
     // The ports of an ExternalName are for information only; a number stands for itself.
-    let own = |number: u16| ServicePort { name: String::new(), port: number, target: number, app_protocol: None };
+    let own =
+        |number: u16| ServicePort { index: 0, name: String::new(), port: number, target: number, app_protocol: None };
     service.ports.iter().find(named).cloned().or(match port {
         PortRef::Number(number) if service.external_name.is_some() => Some(own(*number)),
         PortRef::Number(_) | PortRef::Name(_) => None,

@@ -41,6 +41,8 @@ struct Pool {
     epoch: u64,
     idle: Vec<Idle>,
     http2: Option<Http2>,
+    /// When the last request of the endpoint ended, in ticks.
+    used: u64,
     /// Held while an HTTP/2 connection is being made, so that a burst makes one and shares it.
     connecting: Rc<tokio::sync::Mutex<()>>,
     in_flight: u32,
@@ -124,7 +126,10 @@ impl Pools {
         match connected {
             Ok(Connected::Http1(connection)) => Ok(Acquired::Http1 { connection, reused: false }),
             Ok(Connected::Http2(connection)) => {
-                self.with(&endpoint.slot, |pool| pool.http2 = Some(connection.clone()));
+                self.with(&endpoint.slot, |pool| {
+                    pool.http2 = Some(connection.clone());
+                    pool.used = self.clock.now();
+                });
                 Ok(Acquired::Http2 { connection, reused: false })
             }
             Err(error) => {
@@ -152,6 +157,7 @@ impl Pools {
         let mut endpoints = self.endpoints.borrow_mut();
         if let Some(pool) = endpoints.get_mut(slot).filter(|pool| pool.epoch == epoch) {
             pool.in_flight -= 1;
+            pool.used = self.clock.now();
         }
     }
 
@@ -168,7 +174,8 @@ impl Pools {
             pool.idle.retain_mut(|idle| {
                 now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive(&mut context).is_pending()
             });
-            if pool.http2.as_ref().is_some_and(|http2| http2.sender.is_closed()) {
+            let idle = pool.in_flight == 0 && now - pool.used >= self.settings.idle_ticks;
+            if pool.http2.as_ref().is_some_and(|http2| idle || http2.sender.is_closed()) {
                 pool.http2 = None;
             }
         }

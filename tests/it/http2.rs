@@ -299,3 +299,20 @@ fn a_download_over_http_2_arrives_whole() {
         answer.body.chunks(1 << 16).all(|piece| piece.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8))
     );
 }
+
+#[test]
+fn what_portunus_answers_itself_has_no_body_for_head() {
+    let backend = Backend::named("a");
+    let folder = Folder::new();
+    folder.write("app.yaml", app_with("default", "app", &[backend.address()], "http"));
+    folder.write("ingress.yaml", Ingress::new("default", "a").host("a.test").prefix("/", "app", 80));
+    let portunus = Portunus::serve(&folder);
+    run(async {
+        let mut connection = Connection::cleartext(portunus.http).await;
+        for (host, status) in [("other.test", 404), ("a.test", 200), ("other.test", 404)] {
+            let request = Request::head(format!("http://{host}/")).body(empty()).expect("a request");
+            let answer = connection.send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.body.len()), (status, 0));
+        }
+    });
+}

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::harness::h1::Connection;
+use crate::harness::h2_raw::{END_STREAM, Outcome, RawH2};
 use crate::harness::manifests::app;
 use crate::harness::reach::{assert_reaches, assert_status, ingress, one_worker};
 use crate::harness::*;
@@ -117,6 +118,32 @@ fn a_client_that_reads_nothing_is_cut_off() {
     let portunus = Portunus::serve_with(&folder, &["--response-write-timeout", "300ms"]);
     let mut client = Connection::open(portunus.http);
     client.send(get("/", ""));
+    closed.wait("the end of the upload");
+    portunus.wait_metric("portunus_connections", &["listener=\"http\""], |open| open == 0.0);
+}
+
+#[test]
+fn an_http_2_client_whose_window_stays_shut_is_cut_off() {
+    let closed = Gate::new();
+    let gate = closed.clone();
+    let backend = Backend::new(move |exchange| {
+        exchange.stop_recording();
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
+        while exchange.write(&piece) {}
+        gate.open();
+        exchange.close();
+    });
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--response-write-timeout", "300ms"]);
+    let mut client = RawH2::open(portunus.http);
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")];
+    client.headers(1, END_STREAM, &fields);
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    // The window of 65,535 bytes is never opened again, while the connection itself is lively.
+    for _ in 0..3 {
+        client.frame(6, 0, 0, b"a ping..");
+    }
     closed.wait("the end of the upload");
     portunus.wait_metric("portunus_connections", &["listener=\"http\""], |open| open == 0.0);
 }
