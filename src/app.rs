@@ -29,8 +29,8 @@ use crate::upstream::PoolSettings;
 
 /// How often replaced tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
-/// How often certificates in service are looked at for their last day.
-const EXPIRY: Duration = Duration::from_secs(60);
+/// How often certificates in service are looked at for their last day, and files that could not be read again.
+const EXPIRY: Duration = Duration::from_secs(10);
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -253,8 +253,12 @@ impl Control {
                 }
                 _ = housekeeping.tick() => self.publisher.free_retired(),
                 _ = expiry.tick() => {
-                    self.resources.expire(file::now());
-                    self.update();
+                    if self.folder.is_incomplete() {
+                        self.follow();
+                    }
+                    if self.resources.expire(file::now()) {
+                        self.update();
+                    }
                 }
             }
         }
@@ -272,11 +276,13 @@ impl Control {
         let translator = self.translator.borrow();
         self.names.want(&translator.external_names(&self.resources));
         let mut problems = self.folder.findings();
-        problems.extend(translator.problems().iter().map(|problem| self.folder.locate(problem)));
+        problems.extend(self.folder.locate(&translator.problems()));
         problems.sort();
-        for problem in problems.iter().filter(|problem| !self.problems.borrow().contains(problem)) {
+        let known = self.problems.borrow();
+        for problem in problems.iter().filter(|problem| known.binary_search(problem).is_err()) {
             tracing::warn!("{problem}");
         }
+        drop(known);
         self.metrics.problems.store(problems.len() as u64, Ordering::Relaxed);
         *self.problems.borrow_mut() = problems;
     }
@@ -330,11 +336,11 @@ impl Signals {
 
 /// Lets running requests end, for as long as the operator allows, and stops the workers.
 async fn drain_all(drain: &Drain, timeout: Duration, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
-    let connections = drain.connections.load(Ordering::Relaxed);
+    let connections = drain.connections.count();
     tracing::info!(connections, ?timeout, "draining; a second signal stops at once");
     drain.advance(Phase::Draining);
     let empty = async {
-        while drain.connections.load(Ordering::Relaxed) > 0 {
+        while drain.connections.count() > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };

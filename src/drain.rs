@@ -20,12 +20,32 @@ pub struct Drain {
     phase: AtomicU8,
     changed: watch::Sender<()>,
     /// Downstream connections of all workers.
-    pub connections: AtomicUsize,
+    pub connections: Connections,
+}
+
+/// On cache lines of its own: workers write it, and read what stands beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Connections(AtomicUsize);
+
+impl Connections {
+    /// Counts one more; returns how many there were.
+    pub fn open(&self) -> usize {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn close(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drain {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { phase: AtomicU8::new(0), changed: watch::Sender::new(()), connections: AtomicUsize::new(0) })
+        Arc::new(Self { phase: AtomicU8::new(0), changed: watch::Sender::new(()), connections: Connections::default() })
     }
 
     pub fn phase(&self) -> Phase {

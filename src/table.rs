@@ -13,7 +13,7 @@ use crate::metrics::{Metrics, RouteId};
 use crate::model::{BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, default_certificate};
-use crate::upstream::{Registry, Slot, Upstream};
+use crate::upstream::{Registry, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -27,15 +27,15 @@ pub struct Route {
 
 impl Route {
     /// The place of the backend that takes this request, by weight; `None` if no backend takes any.
-    fn backend(&self) -> Option<&Slot> {
+    pub fn backend(&self) -> Option<SlotId> {
         if let [(slot, 1..)] = &self.backends[..] {
-            return Some(slot);
+            return Some(slot.id());
         }
         let mut at = if self.weight == 0 { return None } else { fastrand::u32(..self.weight) };
         for (slot, weight) in &self.backends {
             match at.checked_sub(*weight) {
                 Some(rest) => at = rest,
-                None => return Some(slot),
+                None => return Some(slot.id()),
             }
         }
         None
@@ -50,6 +50,7 @@ pub struct Table {
     routes: Arc<Routes<Route>>,
     /// By the backend's slot.
     upstreams: Vec<Option<Arc<Upstream>>>,
+    endpoint_epochs: Vec<u64>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,13 +60,14 @@ impl Table {
         self.routes.find(host)?.find(path)
     }
 
-    /// The backend that takes a request of the route.
-    pub fn upstream(&self, route: &Route) -> Option<&Upstream> {
-        self.upstreams.get(route.backend()?.index)?.as_deref()
+    /// The backend in a slot, if it is still the one that was meant.
+    pub fn upstream(&self, backend: SlotId) -> Option<&Upstream> {
+        self.upstreams.get(backend.index)?.as_deref().filter(|upstream| upstream.slot.epoch == backend.epoch)
     }
 
-    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.upstreams.iter().flatten().map(AsRef::as_ref)
+    /// The epochs of all endpoints, by slot; 0 where there is none.
+    pub fn endpoint_epochs(&self) -> &[u64] {
+        &self.endpoint_epochs
     }
 }
 
@@ -99,6 +101,7 @@ impl Publisher {
             certificates: Certificates::new(self_signed.clone()),
             routes: Arc::default(),
             upstreams: Vec::new(),
+            endpoint_epochs: Vec::new(),
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
@@ -120,7 +123,9 @@ impl Publisher {
         let certificates = self.certificates(&previous, snapshot, changed);
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
-        let table = Table { generation, certificates, routes, upstreams, metrics: self.metrics.clone() };
+        let endpoint_epochs = epochs(&upstreams);
+        let table =
+            Table { generation, certificates, routes, upstreams, endpoint_epochs, metrics: self.metrics.clone() };
         drop(previous);
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
@@ -190,6 +195,18 @@ impl Publisher {
         certificates.assign_default(snapshot.default_certificate.as_ref().or(of_any), &self.self_signed);
         certificates
     }
+}
+
+fn epochs(upstreams: &[Option<Arc<Upstream>>]) -> Vec<u64> {
+    let mut epochs = Vec::new();
+    for endpoint in upstreams.iter().flatten().flat_map(|upstream| &upstream.endpoints) {
+        let slot = &endpoint.slot;
+        if epochs.len() <= slot.index {
+            epochs.resize(slot.index + 1, 0);
+        }
+        epochs[slot.index] = slot.epoch;
+    }
+    epochs
 }
 
 /// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.

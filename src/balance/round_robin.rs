@@ -15,6 +15,11 @@ impl Schedule {
     pub(super) fn new(weights: &[u32]) -> Self {
         let weights = reduce(weights);
         let total: i64 = weights.iter().sum();
+        if weights.iter().all(|weight| *weight == 1) {
+            let turns =
+                (0..weights.len()).map(|index| u16::try_from(index).expect("translate keeps at most 65,535 endpoints"));
+            return Self { turns: turns.collect() };
+        }
         let mut current = vec![0i64; weights.len()];
         let mut turns = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
         for _ in 0..total {

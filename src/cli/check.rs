@@ -16,7 +16,7 @@ pub fn run(config: &Check) -> Result<ExitCode> {
     folder.scan(&mut resources);
     let translation = translate(&mut resources, &app::settings(&config.objects));
     let mut findings = folder.findings();
-    findings.extend(translation.problems.iter().map(|problem| folder.locate(problem)));
+    findings.extend(folder.locate(&translation.problems));
     findings.sort();
     for finding in &findings {
         println!("{finding}");

@@ -4,14 +4,15 @@
 mod objects;
 mod yaml;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Serialize;
 use serde_json::Value;
@@ -24,6 +25,8 @@ use objects::Found;
 const QUIET: Duration = Duration::from_millis(20);
 /// … but no later than this.
 const QUIET_MAX: Duration = Duration::from_millis(500);
+/// A file that is being written is waited for until it is closed, but no longer than this.
+const WRITING_MAX: Duration = Duration::from_secs(5);
 /// Largest manifest, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Deepest folder below the root.
@@ -67,6 +70,8 @@ pub struct Folder {
     /// What [`Resources`] has from here.
     applied: BTreeMap<ObjectRef, Object>,
     findings: Vec<Finding>,
+    /// A folder or file could not be read the last time.
+    incomplete: bool,
     hasher: RandomState,
 }
 
@@ -95,6 +100,7 @@ impl Folder {
             files: BTreeMap::new(),
             applied: BTreeMap::new(),
             findings: Vec::new(),
+            incomplete: false,
             hasher: RandomState::new(),
         })
     }
@@ -103,6 +109,7 @@ impl Folder {
     pub fn scan(&mut self, resources: &mut Resources) {
         self.findings.clear();
         let (paths, unreadable) = self.walk();
+        self.incomplete = !unreadable.is_empty();
         // What can't be looked at now is not gone.
         self.files.retain(|path, _| paths.contains(path) || unreadable.iter().any(|folder| path.starts_with(folder)));
         let now = now();
@@ -117,15 +124,30 @@ impl Folder {
         self.findings.iter().chain(self.files.values().flat_map(|file| &file.findings)).cloned().collect()
     }
 
-    /// Says where an object's problem is.
-    pub fn locate(&self, problem: &Problem) -> Finding {
-        let place = self.files.iter().find_map(|(path, file)| {
-            let located = file.objects.iter().find(|located| located.reference == problem.object)?;
-            Some((path, located))
-        });
-        let line = place
-            .and_then(|(path, located)| line(path, located.document, &format!("{}{}", located.path, problem.field)));
-        finding(problem, place.map(|(path, _)| path.clone()), line)
+    /// Says where each problem is; each file is read once.
+    pub fn locate(&self, problems: &[Problem]) -> Vec<Finding> {
+        let mut places: HashMap<&ObjectRef, (&PathBuf, &Located)> = HashMap::new();
+        for (path, file) in &self.files {
+            for located in &file.objects {
+                places.entry(&located.reference).or_insert((path, located));
+            }
+        }
+        let mut parsed: HashMap<&PathBuf, Vec<yaml::Document>> = HashMap::new();
+        let mut locate = |problem: &Problem| {
+            let Some((path, located)) = places.get(&problem.object).copied() else {
+                return finding(problem, None, None);
+            };
+            let documents = parsed.entry(path).or_insert_with(|| documents(path));
+            let field = format!("{}{}", located.path, problem.field);
+            let line = documents.get(located.document).map(|document| document.line(&field));
+            finding(problem, Some(path.clone()), line)
+        };
+        problems.iter().map(&mut locate).collect()
+    }
+
+    /// Whether something could not be read, so that another look is worth while.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
     }
 
     pub fn objects(&self) -> usize {
@@ -178,6 +200,7 @@ impl Folder {
             Ok(bytes) => bytes,
             Err(error) => {
                 file.hash = 0;
+                self.incomplete = true;
                 file.findings = vec![file_finding(
                     path,
                     None,
@@ -198,6 +221,11 @@ impl Folder {
             Err(_) => Err(yaml::SyntaxError { line: 1, column: 1, what: "it is not UTF-8".to_owned() }),
         };
         match parsed {
+            // A program that writes it anew empties it first.
+            Ok(documents) if documents.is_empty() && !file.objects.is_empty() => {
+                let fix = "write it, or delete it; its last good objects stay";
+                file.findings = vec![file_finding(path, None, "is empty".to_owned(), fix)];
+            }
             Ok(documents) => file.take(path, &documents, now),
             Err(error) => {
                 let fix = "correct it; the last good version of its objects stays";
@@ -277,10 +305,13 @@ pub fn now() -> i64 {
     age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// The line of a field, from the file as it is now.
+/// A file's documents as it is now; none if it can't be read.
+fn documents(path: &Path) -> Vec<yaml::Document> {
+    fs::read_to_string(path).ok().and_then(|text| yaml::read(&text).ok()).unwrap_or_default()
+}
+
 fn line(path: &Path, document: usize, field: &str) -> Option<usize> {
-    let text = fs::read_to_string(path).ok()?;
-    Some(yaml::read(&text).ok()?.get(document)?.line(field))
+    documents(path).get(document).map(|document| document.line(field))
 }
 
 fn finding(problem: &Problem, file: Option<PathBuf>, line: Option<usize>) -> Finding {
@@ -304,6 +335,8 @@ fn file_finding(path: &Path, place: Option<(usize, usize)>, what: String, fix: &
 pub struct Watch {
     _watcher: RecommendedWatcher,
     changes: mpsc::Receiver<()>,
+    /// Files that somebody has open and has written to.
+    writing: Arc<Mutex<HashSet<PathBuf>>>,
     /// When the first change was noticed that has not been taken up.
     first: Option<Instant>,
 }
@@ -311,16 +344,23 @@ pub struct Watch {
 impl Watch {
     pub fn start(root: &Path) -> notify::Result<Self> {
         let (sender, changes) = mpsc::channel(1);
+        let writing: Arc<Mutex<HashSet<PathBuf>>> = Arc::default();
+        let noted = writing.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is an event too, and ours to ignore.
-            let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-            if event.is_ok_and(|event| event.kind == written || !event.kind.is_access()) {
-                // A change that waits to be taken up stands for all that follow.
-                let _ = sender.try_send(());
+            let Ok(event) = event else { return };
+            let mut writing = noted.lock().expect("no holder panics");
+            let closed = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
+            match event.kind {
+                EventKind::Modify(ModifyKind::Data(_)) => writing.extend(event.paths),
+                // Reading a file is an event too, and ours to ignore.
+                EventKind::Access(_) if !closed => return,
+                _ => event.paths.iter().for_each(|path| drop(writing.take(path))),
             }
+            // A change that waits to be taken up stands for all that follow.
+            let _ = sender.try_send(());
         })?;
         watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(Self { _watcher: watcher, changes, first: None })
+        Ok(Self { _watcher: watcher, changes, writing, first: None })
     }
 
     /// Returns when something has changed and then nothing for a moment. May be dropped and called again: a
@@ -332,12 +372,14 @@ impl Watch {
             None => *self.first.insert(Instant::now()),
         };
         loop {
-            let left = QUIET_MAX.saturating_sub(first.elapsed());
-            match tokio::time::timeout(QUIET.min(left), self.changes.recv()).await {
-                Ok(Some(())) if !left.is_zero() => {}
-                Ok(_) | Err(_) => break,
+            let writing = !self.writing.lock().expect("no holder panics").is_empty();
+            let left = if writing { WRITING_MAX } else { QUIET_MAX }.saturating_sub(first.elapsed());
+            let quiet = tokio::time::timeout(QUIET.min(left), self.changes.recv()).await.is_err();
+            if left.is_zero() || (quiet && !writing) {
+                break;
             }
         }
+        self.writing.lock().expect("no holder panics").clear();
         self.first = None;
     }
 }

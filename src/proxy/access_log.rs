@@ -19,6 +19,8 @@ use crate::metrics::Metrics;
 
 /// Records that may wait to be written.
 const QUEUE: usize = 16 * 1024;
+/// Pause between two writes: a thread that is asleep anyway costs the workers no wake-up.
+const WRITE_PAUSE: Duration = Duration::from_millis(10);
 /// Pause between two warnings that the log can't be written.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
@@ -125,6 +127,7 @@ fn write_all(records: &Receiver<Box<Record>>, mut sink: BufWriter<Box<dyn Write 
                 warned = Some(SystemTime::now());
             }
         }
+        std::thread::sleep(WRITE_PAUSE);
     }
 }
 

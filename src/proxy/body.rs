@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::error::Error;
 use crate::clock::Timer;
 use crate::metrics::RouteId;
-use crate::upstream::{BodyFault, BodyWatch, Http1};
+use crate::upstream::{BodyFault, BodyWatch, Http1, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -26,8 +26,8 @@ pub struct Exchange {
     /// Beside those of a body: a tunnel's.
     pub request_bytes: u64,
     pub response_bytes: u64,
-    /// The endpoint that has the request: slot and epoch.
-    pub endpoint: Option<(usize, u64)>,
+    /// The endpoint that has the request.
+    pub endpoint: Option<SlotId>,
     pub watch: Option<Rc<BodyWatch>>,
     /// Only if there is an access log.
     pub record: Option<Box<Record>>,
@@ -58,8 +58,8 @@ impl Exchange {
 
     /// The endpoint is done with the request.
     pub fn leave_endpoint(&mut self) {
-        if let Some((slot, epoch)) = self.endpoint.take() {
-            self.connection.worker.pools.end(slot, epoch);
+        if let Some(endpoint) = self.endpoint.take() {
+            self.connection.worker.pools.end(endpoint);
         }
     }
 }
@@ -112,6 +112,7 @@ enum Source {
     Endpoint {
         incoming: Incoming,
         connection: Option<Http1>,
+        _stream: Option<Rc<()>>,
         timer: Timer,
         timeout: u64,
     },
@@ -122,11 +123,11 @@ impl ResponseBody {
         Self { source: Source::Whole(bytes), exchange, place: None }
     }
 
-    /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, and `timeout` the longest
+    /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, or its place on a shared one, and `timeout` the longest
     /// time between two reads, in ticks.
     pub fn endpoint(
         incoming: Incoming,
-        connection: Option<Http1>,
+        (connection, stream): (Option<Http1>, Option<Rc<()>>),
         timer: Timer,
         timeout: u64,
         mut exchange: Exchange,
@@ -135,22 +136,22 @@ impl ResponseBody {
         // hyper never asks for a body that is known to be empty.
         exchange.complete = incoming.is_end_stream();
         let place = exchange.connection.activity.body_begins();
-        Self { source: Source::Endpoint { incoming, connection, timer, timeout }, exchange: Some(exchange), place }
+        Self {
+            source: Source::Endpoint { incoming, connection, _stream: stream, timer, timeout },
+            exchange: Some(exchange),
+            place,
+        }
     }
 
     /// The whole body has gone by: the connection is free, and the exchange complete.
-    fn complete(&mut self, context: &mut Context<'_>) {
+    fn complete(&mut self) {
         let Some(exchange) = &mut self.exchange else { return };
         exchange.complete = true;
         if let Source::Endpoint { connection, .. } = &mut self.source
-            && let Some(mut connection) = connection.take()
-            && let Some((slot, epoch)) = exchange.endpoint
+            && let Some(connection) = connection.take()
+            && let Some(endpoint) = exchange.endpoint
         {
-            // One more look, in which hyper finds that the exchange is over.
-            let over = connection.poll_drive(context).is_ready();
-            if !over && connection.is_ready() {
-                exchange.connection.worker.pools.release(slot, epoch, connection);
-            }
+            exchange.connection.worker.pools.release(endpoint, connection);
         }
         exchange.leave_endpoint();
     }
@@ -206,7 +207,7 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let Source::Endpoint { incoming, connection, timer, timeout } = &mut this.source else {
+        let Source::Endpoint { incoming, connection, timer, timeout, .. } = &mut this.source else {
             return this.poll_whole();
         };
         if let Some(connection) = connection
@@ -233,14 +234,14 @@ impl Body for ResponseBody {
                 }
                 // hyper asks for nothing behind the trailers.
                 if ended || frame.is_trailers() {
-                    this.complete(context);
+                    this.complete();
                 }
                 this.waits(true);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => this.fail("upstream_body_broken", ResponseError::Upstream(error)),
             Poll::Ready(None) => {
-                this.complete(context);
+                this.complete();
                 Poll::Ready(None)
             }
         }

@@ -280,11 +280,25 @@ async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, 
     }
 }
 
+/// Breaks the circle of a connection and the tunnel that waits in it.
+struct DropTunnel(Rc<Connection>);
+
+impl Drop for DropTunnel {
+    fn drop(&mut self) {
+        self.0.tunnel.borrow_mut().take();
+    }
+}
+
 async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
+    let _drop_tunnel = DropTunnel(connection.clone());
     let worker = &connection.worker;
     let service = service_fn(|request| handle(connection.clone(), request));
-    let mut http = http1::Builder::new()
-        .max_headers(worker.settings.limits.header_count_max.max(1))
+    let mut builder = http1::Builder::new();
+    // hyper keeps its own 100 on the stack, and any number that it is told on the heap.
+    if worker.settings.limits.header_count_max != 100 {
+        builder.max_headers(worker.settings.limits.header_count_max.max(1));
+    }
+    let mut http = builder
         .max_buf_size(
             HTTP1_BUFFER_BYTES.max(worker.settings.limits.header_bytes_max + worker.settings.limits.target_bytes_max),
         )
@@ -349,14 +363,19 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     let activity = &connection.activity;
     activity.http2.set(true);
     let mut draining = pin!(worker.drain.reached(Phase::Draining));
-    let mut told = false;
+    let (mut told, mut watched) = (false, false);
     poll_fn(|context| {
         activity.timer.register(context);
         let late = activity.timer.has_passed() && (activity.waits.get() != Waits::Busy || activity.has_stalled());
         if late && (told || activity.waits.get() != Waits::Idle) {
             return Poll::Ready(());
         }
-        if !told && (late || draining.as_mut().poll(context).is_ready()) {
+        // Asked once, to be woken; asking takes a lock that all workers share.
+        if !watched {
+            watched = true;
+            let _ = draining.as_mut().poll(context);
+        }
+        if !told && (late || worker.is_draining()) {
             told = true;
             // GOAWAY: streams under way end, new ones go elsewhere.
             http.as_mut().graceful_shutdown();

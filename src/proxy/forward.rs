@@ -3,106 +3,164 @@
 //! its method; that is no retry.
 #![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
-use super::handle::Plan;
 use super::headers;
+use super::send::{Answer, SendError, send};
 use super::upgrade::Pending;
-use super::worker::Worker;
+use super::worker::{Held, Worker};
 use crate::clock::Timer;
 use crate::model::Protocol;
-use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Http2, RequestBody, Upstream};
+use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, RequestBody, SlotId};
 
 /// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
 const STALE_MAX: usize = 3;
 
+/// Most endpoints that one request waits for in vain to connect; refusals are cheap, and not counted.
+const CONNECT_TIMEOUTS_MAX: usize = 3;
+
 type Failed = (Error, Exchange);
 
-/// An answer's head, and the connection that its body still comes over.
-struct Answer {
-    response: Response<Incoming>,
-    connection: Option<Http1>,
+/// Where a request goes: not the backend itself, so that a request that waits holds no table.
+pub struct Plan {
+    pub backend: SlotId,
+    pub protocol: Protocol,
+    /// `Host` for the endpoint.
+    pub host: HeaderValue,
+    /// The protocol that the connection is to be upgraded to.
+    pub upgrade: Option<HeaderValue>,
 }
 
-/// How sending failed.
-enum SendError {
-    /// Nothing was sent: here is the request again.
-    Unsent(Box<Request<RequestBody>>),
-    Broken,
-    Reset(h2::Reason),
-    TimedOut,
+/// What a request has been through.
+struct Attempts {
+    /// What balances it: the client's address.
+    client: u64,
+    /// Endpoints, by slot, that could not be reached.
+    tried: Vec<usize>,
+    /// Kept-alive connections that were gone.
+    stale: usize,
+    /// Endpoints that did not answer within the time to connect.
+    timeouts: usize,
+    failure: Error,
+}
+
+/// A connection, and whose it is.
+struct Reached {
+    acquired: Acquired,
+    endpoint: SlotId,
+    reused: bool,
+    wants_latency: bool,
 }
 
 pub async fn forward(
-    plan: Plan<'_>,
+    table: Held,
+    plan: Plan,
     mut request: Request<RequestBody>,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
     let connection = exchange.connection.clone();
     let worker = &connection.worker;
-    let upstream = plan.upstream;
     let client = prepare(&mut request, &plan, &mut exchange);
-    let upgrading = plan.upgrade.is_some() && upstream.protocol != Protocol::H2c;
+    let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
     let timer = worker.clock.timer();
-    let mut tried: Vec<usize> = Vec::new();
-    let mut stale = 0;
-    let mut failure = Error::NoEndpoint;
+    let mut attempts = Attempts { client, tried: Vec::new(), stale: 0, timeouts: 0, failure: Error::NoEndpoint };
+    let mut table = Some(table);
     loop {
-        let Some(index) = worker.pools.pick(upstream, client, &tried) else { return Err((failure, exchange)) };
-        let endpoint = &upstream.endpoints[index];
-        let begun = Instant::now();
-        let acquired = match acquire(worker, upstream, endpoint, upgrading || stale >= STALE_MAX).await {
-            Ok(acquired) => acquired,
-            Err(error) => {
-                tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
-                failure = if matches!(error, ConnectError::TimedOut(_)) {
-                    Error::ConnectTimeout
-                } else {
-                    Error::ConnectFailed
-                };
-                tried.push(index);
-                continue;
-            }
+        // A request that comes back goes by the table of then.
+        let now = table.take().unwrap_or_else(|| worker.table());
+        let reached = match reach(now, plan.backend, upgrade.is_some(), &mut attempts, &mut exchange).await {
+            Ok(reached) => reached,
+            Err(error) => return Err((error, exchange)),
         };
-        let reused = note(&acquired, endpoint, begun, &mut exchange, worker);
-        let sent = Instant::now();
-        match send(acquired, request, &timer, &exchange).await {
+        let Reached { acquired, endpoint, reused, wants_latency } = reached;
+        let multiplexed = matches!(acquired, Acquired::Http2 { .. });
+        let sent = (wants_latency || exchange.record.is_some()).then(Instant::now);
+        let error = match send(acquired, request, &timer, &exchange).await {
             Ok(answer) => {
-                if upstream.balancer.wants_latency() {
-                    let now = Instant::now();
-                    worker.pools.observe(&endpoint.slot, now - sent, now);
+                let latency = sent.map(|sent| sent.elapsed());
+                if let Some(latency) = latency.filter(|_| wants_latency) {
+                    worker.pools.observe(endpoint, latency);
                 }
                 if let Some(record) = &mut exchange.record {
-                    record.upstream_head = Some(sent.elapsed());
+                    record.upstream_head = latency;
                 }
-                return answered(answer, plan.upgrade.as_ref().filter(|_| upgrading), timer, exchange);
+                return answered(answer, upgrade, timer, exchange);
             }
             Err(SendError::Unsent(back)) => {
                 request = *back;
                 exchange.leave_endpoint();
                 // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
                 if reused {
-                    stale += 1;
+                    attempts.stale += 1;
                 } else {
-                    tried.push(index);
+                    attempts.tried.push(endpoint.index);
                 }
-                failure = Error::UpstreamFailed;
+                attempts.failure = Error::UpstreamFailed;
+                continue;
             }
-            Err(SendError::Reset(reason)) => return Err((blame(&exchange, Error::UpstreamReset(reason)), exchange)),
-            Err(SendError::Broken) => return Err((blame(&exchange, Error::UpstreamFailed), exchange)),
-            Err(SendError::TimedOut) => return Err((blame(&exchange, Error::UpstreamTimeout), exchange)),
+            Err(SendError::Reset(reason)) => Error::UpstreamReset(reason),
+            Err(SendError::Broken) => Error::UpstreamFailed,
+            Err(SendError::TimedOut) => Error::UpstreamTimeout,
+        };
+        let error = blame(&exchange, error);
+        if multiplexed && error == Error::UpstreamTimeout {
+            // The connection may be dead without a word; those that are on it keep it.
+            worker.pools.forget_http2(endpoint);
+        }
+        return Err((error, exchange));
+    }
+}
+
+/// Picks endpoints until one can be reached.
+async fn reach(
+    table: Held,
+    backend: SlotId,
+    alone: bool,
+    attempts: &mut Attempts,
+    exchange: &mut Exchange,
+) -> Result<Reached, Error> {
+    let connection = exchange.connection.clone();
+    let worker = &connection.worker;
+    let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
+    loop {
+        let tried: Vec<usize> = match &attempts.tried[..] {
+            [] => Vec::new(),
+            slots => (0..upstream.endpoints.len())
+                .filter(|index| slots.contains(&upstream.endpoints[*index].slot.index))
+                .collect(),
+        };
+        let Some(index) = worker.pools.pick(upstream, attempts.client, &tried) else { return Err(attempts.failure) };
+        let endpoint = &upstream.endpoints[index];
+        let begun = exchange.record.is_some().then(Instant::now);
+        let acquired = match (alone, attempts.stale >= STALE_MAX) {
+            (true, _) => worker.pools.connect_alone(upstream, endpoint).await,
+            (false, true) => worker.pools.connect(upstream, endpoint).await,
+            (false, false) => worker.pools.acquire(upstream, endpoint).await,
+        };
+        match acquired {
+            Ok(acquired) => {
+                let reused = note(&acquired, endpoint, begun, exchange, worker);
+                let wants_latency = upstream.balancer.wants_latency();
+                return Ok(Reached { acquired, endpoint: endpoint.slot.id(), reused, wants_latency });
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
+                attempts.tried.push(endpoint.slot.index);
+                attempts.failure = Error::ConnectFailed;
+                if let ConnectError::TimedOut(_) = error {
+                    attempts.timeouts += 1;
+                    attempts.failure = Error::ConnectTimeout;
+                    if attempts.timeouts == CONNECT_TIMEOUTS_MAX {
+                        return Err(attempts.failure);
+                    }
+                }
+            }
         }
     }
 }
@@ -110,7 +168,7 @@ pub async fn forward(
 /// Writes the request as the endpoint gets it. Returns what balances it: a hash of the client's address.
 fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Exchange) -> u64 {
     let connection = &exchange.connection;
-    let multiplexed = plan.upstream.protocol == Protocol::H2c;
+    let multiplexed = plan.protocol == Protocol::H2c;
     let fields = request.headers_mut();
     let client =
         headers::add_forwarding(fields, &connection.peer, &plan.host, &connection.worker.settings.trusted_proxies);
@@ -144,183 +202,26 @@ fn client_key(client: IpAddr) -> u64 {
     }
 }
 
-async fn acquire(
-    worker: &Worker,
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-    fresh: bool,
-) -> Result<Acquired, ConnectError> {
-    if fresh {
-        worker.pools.connect_alone(upstream, endpoint).await
-    } else {
-        worker.pools.acquire(upstream, endpoint).await
-    }
-}
-
 /// Counts the request where it goes now; returns whether the connection had been open.
-fn note(acquired: &Acquired, endpoint: &Endpoint, begun: Instant, exchange: &mut Exchange, worker: &Worker) -> bool {
+fn note(
+    acquired: &Acquired,
+    endpoint: &Endpoint,
+    begun: Option<Instant>,
+    exchange: &mut Exchange,
+    worker: &Worker,
+) -> bool {
     let (Acquired::Http1 { reused, .. } | Acquired::Http2 { reused, .. }) = *acquired;
     worker.cells.upstream_requests.add(1);
     if reused {
         worker.cells.upstream_reused.add(1);
     }
     worker.pools.begin(&endpoint.slot);
-    exchange.endpoint = Some((endpoint.slot.index, endpoint.slot.epoch));
+    exchange.endpoint = Some(endpoint.slot.id());
     if let Some(record) = &mut exchange.record {
         record.endpoint = Some((*endpoint.label).into());
-        record.connect = (!reused).then(|| begun.elapsed());
+        record.connect = begun.filter(|_| !reused).map(|begun| begun.elapsed());
     }
     reused
-}
-
-async fn send(
-    acquired: Acquired,
-    request: Request<RequestBody>,
-    timer: &Timer,
-    exchange: &Exchange,
-) -> Result<Answer, SendError> {
-    match acquired {
-        Acquired::Http1 { connection, .. } => send_http1(connection, request, timer, exchange).await,
-        Acquired::Http2 { connection, .. } => send_http2(connection, request, timer, exchange).await,
-    }
-}
-
-/// Sends over a connection that nobody else drives: each time this task is woken, the connection reads and
-/// writes what it can.
-async fn send_http1(
-    mut connection: Http1,
-    request: Request<RequestBody>,
-    timer: &Timer,
-    exchange: &Exchange,
-) -> Result<Answer, SendError> {
-    let wait = Wait::begin(timer, exchange);
-    let mut sending = pin!(connection.sender.try_send_request(request));
-    let sent = poll_fn(|context| {
-        let over = connection.poll_drive(context).is_ready();
-        let mut polled = sending.as_mut().poll(context);
-        if over && polled.is_pending() {
-            // hyper keeps a request that it has not begun to write until its connection is dropped.
-            connection.close();
-            polled = sending.as_mut().poll(context);
-        }
-        match polled {
-            Poll::Ready(sent) => Poll::Ready(Some(sent)),
-            Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    match sent {
-        None => Err(SendError::TimedOut),
-        Some(Ok(response)) => Ok(Answer { response, connection: Some(connection) }),
-        Some(Err(error)) => Err(unsent_or_broken(error)),
-    }
-}
-
-async fn send_http2(
-    mut connection: Http2,
-    mut request: Request<RequestBody>,
-    timer: &Timer,
-    exchange: &Exchange,
-) -> Result<Answer, SendError> {
-    let wait = Wait::begin(timer, exchange);
-    let ready = poll_fn(|context| match connection.sender.poll_ready(context) {
-        Poll::Ready(ready) => Poll::Ready(Some(ready)),
-        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match ready.await {
-        None => return Err(SendError::TimedOut),
-        Some(Err(_)) => return Err(SendError::Unsent(Box::new(request))),
-        Some(Ok(())) => {}
-    }
-    to_http2(&mut request, exchange.connection.secure);
-    let mut sending = pin!(connection.sender.try_send_request(request));
-    let sent = poll_fn(|context| match sending.as_mut().poll(context) {
-        Poll::Ready(sent) => Poll::Ready(Some(sent)),
-        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
-    match sent {
-        None => Err(SendError::TimedOut),
-        Some(Ok(response)) => Ok(Answer { response, connection: None }),
-        Some(Err(error)) => Err(unsent_or_broken(error)),
-    }
-}
-
-fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError {
-    match error.take_message() {
-        Some(request) => SendError::Unsent(Box::new(request)),
-        None => {
-            tracing::debug!(error = %error.error(), "the endpoint did not answer");
-            let stream = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());
-            let reason = stream.filter(|error| error.is_reset()).and_then(h2::Error::reason);
-            reason.map_or(SendError::Broken, SendError::Reset)
-        }
-    }
-}
-
-/// HTTP/2 has the host in `:authority` and the scheme beside it.
-fn to_http2(request: &mut Request<RequestBody>, secure: bool) {
-    request.headers_mut().remove(header::CONNECTION);
-    let Some(host) = request.headers_mut().remove(header::HOST) else { return };
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Ok(authority) = Authority::try_from(host.as_bytes()) {
-        parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.authority = Some(authority);
-    }
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    *request.version_mut() = Version::HTTP_2;
-}
-
-/// The wait for an answer's head. A request body on its way puts it off, as long as it moves.
-struct Wait<'a> {
-    timer: &'a Timer,
-    exchange: &'a Exchange,
-    read_timeout: u64,
-    write_timeout: u64,
-    seen: std::cell::Cell<u64>,
-}
-
-impl<'a> Wait<'a> {
-    fn begin(timer: &'a Timer, exchange: &'a Exchange) -> Self {
-        let settings = &exchange.connection.worker.settings;
-        let wait = Self {
-            timer,
-            exchange,
-            read_timeout: settings.upstream_read_timeout,
-            write_timeout: settings.upstream_write_timeout,
-            seen: std::cell::Cell::new(0),
-        };
-        timer.set(wait.timeout());
-        wait
-    }
-
-    fn sending(&self) -> bool {
-        self.exchange.watch.as_ref().is_some_and(|watch| !watch.ended.get())
-    }
-
-    fn timeout(&self) -> u64 {
-        if self.sending() { self.write_timeout } else { self.read_timeout }
-    }
-
-    fn is_over(&self, context: &std::task::Context<'_>) -> bool {
-        self.timer.register(context);
-        if !self.timer.has_passed() {
-            return false;
-        }
-        if let Some(watch) = &self.exchange.watch {
-            let bytes = watch.bytes.get();
-            let moved = self.seen.replace(bytes) != bytes;
-            // While the client is asked for more, its own time limit counts.
-            if moved || (self.sending() && watch.waiting.get()) {
-                self.timer.set(self.timeout());
-                return false;
-            }
-        }
-        true
-    }
 }
 
 /// A client's broken body is not the endpoint's fault.
@@ -339,7 +240,7 @@ fn answered(
     timer: Timer,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
-    let Answer { response, connection } = answer;
+    let Answer { response, connection, stream } = answer;
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return switched(head, connection, upgrade, exchange);
@@ -350,15 +251,15 @@ fn answered(
     head.extensions.clear();
     let connection = release_early(connection, &exchange);
     let timeout = exchange.connection.worker.settings.upstream_read_timeout;
-    Ok(Response::from_parts(head, ResponseBody::endpoint(incoming, connection, timer, timeout, exchange)))
+    Ok(Response::from_parts(head, ResponseBody::endpoint(incoming, (connection, stream), timer, timeout, exchange)))
 }
 
 /// A short answer has been read whole with its head: its connection is free before the client has the answer.
 fn release_early(connection: Option<Http1>, exchange: &Exchange) -> Option<Http1> {
     let connection = connection?;
     match exchange.endpoint {
-        Some((slot, epoch)) if connection.is_ready() => {
-            exchange.connection.worker.pools.release(slot, epoch, connection);
+        Some(endpoint) if connection.is_ready() => {
+            exchange.connection.worker.pools.release(endpoint, connection);
             None
         }
         _ => Some(connection),
@@ -386,7 +287,7 @@ fn switched(
     headers::ask_upgrade(&mut head.headers, protocol);
     head.version = Version::HTTP_11;
     let client = exchange.connection.clone();
-    let Some((io, read)) = connection.into_parts() else { return Err((Error::UpstreamFailed, exchange)) };
-    *client.tunnel.borrow_mut() = Some(Pending { io, read, exchange });
+    let Some((io, read, open)) = connection.into_parts() else { return Err((Error::UpstreamFailed, exchange)) };
+    *client.tunnel.borrow_mut() = Some(Pending { io, read, exchange, _open: open });
     Ok(Response::from_parts(head, ResponseBody::whole(Bytes::new(), None)))
 }

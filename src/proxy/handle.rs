@@ -14,20 +14,11 @@ use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
 use super::connection::Connection;
 use super::error::Error;
-use super::forward::forward;
+use super::forward::{Plan, forward};
 use super::headers::{self, Limits, X_GENERATION};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::{RequestBody, Upstream};
-
-/// Where a request goes, and how.
-pub struct Plan<'t> {
-    pub upstream: &'t Upstream,
-    /// `Host` for the endpoint.
-    pub host: HeaderValue,
-    /// The protocol that the connection is to be upgraded to.
-    pub upgrade: Option<HeaderValue>,
-}
+use crate::upstream::RequestBody;
 
 /// What of a connection a decision depends on.
 struct Facts<'c> {
@@ -46,10 +37,11 @@ pub struct Reset(#[source] h2::Error);
 pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Reset> {
     let worker = connection.worker.clone();
     let table = worker.table();
+    let generation = table.generation;
     let mut exchange = Exchange::begin(&connection);
     let (mut head, body) = request.into_parts();
     if worker.log.is_some() {
-        exchange.record = Some(Box::new(record(&connection, &mut head, table.generation)));
+        exchange.record = Some(Box::new(record(&connection, &mut head, generation)));
     }
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
@@ -66,7 +58,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         Ok(plan) => {
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
-            forward(plan, Request::from_parts(head, body), exchange).await
+            forward(table, plan, Request::from_parts(head, body), exchange).await
         }
         Err(error) => Err((error, exchange)),
     };
@@ -83,14 +75,14 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if worker.settings.generation_header {
-        response.headers_mut().insert(X_GENERATION, worker.generation_value(table.generation));
+        response.headers_mut().insert(X_GENERATION, worker.generation_value(generation));
     }
     Ok(response)
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
 /// added of the client.
-fn decide<'t>(table: &'t Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchange) -> Result<Plan<'t>, Error> {
+fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchange) -> Result<Plan, Error> {
     check_target(head, facts.limits)?;
     let host = authority(head)?;
     let upgrade = headers::clean_request(&mut head.headers, head.version, facts.limits, facts.trusted)?;
@@ -110,12 +102,13 @@ fn decide<'t>(table: &'t Table, facts: &Facts, head: &mut Parts, exchange: &mut 
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
-    let upstream = table.upstream(route).ok_or(Error::NoEndpoint)?;
+    let backend = route.backend().ok_or(Error::NoEndpoint)?;
+    let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-    Ok(Plan { upstream, host, upgrade })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upgrade })
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

@@ -108,8 +108,10 @@ impl AsyncWrite for ClientIo {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
         };
-        if polled.is_pending() {
-            this.activity.write_blocked();
+        // Over TLS it is the flush that finds the socket full, and that finds it open again.
+        match polled {
+            Poll::Pending => this.activity.write_blocked(),
+            Poll::Ready(_) => this.activity.wrote(0),
         }
         polled
     }

@@ -6,7 +6,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -104,19 +103,28 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, secure: bool) {
     let kind = usize::from(secure);
     worker.cells.accepted[kind].add(1);
-    let open = worker.drain.connections.fetch_add(1, Ordering::Relaxed);
+    let open = worker.drain.connections.open();
     if open >= worker.settings.connections_max {
         worker.cells.refused.add(1);
         worker.cells.closed[kind].add(1);
-        worker.drain.connections.fetch_sub(1, Ordering::Relaxed);
+        worker.drain.connections.close();
         return;
     }
     // Answers leave at once; hyper already joins what belongs together.
     let _ = stream.set_nodelay(true);
-    let worker = worker.clone();
-    tokio::task::spawn_local(async move {
-        connection::serve(&worker, stream, client, port, secure).await;
-        worker.cells.closed[kind].add(1);
-        worker.drain.connections.fetch_sub(1, Ordering::Relaxed);
-    });
+    let open = Open { worker: worker.clone(), kind };
+    tokio::task::spawn_local(async move { connection::serve(&open.worker, stream, client, port, secure).await });
+}
+
+/// Counts a connection as long as it lives, however it ends.
+struct Open {
+    worker: Rc<Worker>,
+    kind: usize,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.cells.closed[self.kind].add(1);
+        self.worker.drain.connections.close();
+    }
 }

@@ -10,6 +10,7 @@ mod handle;
 mod headers;
 mod io;
 mod listener;
+mod send;
 mod upgrade;
 mod worker;
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 use super::body::Exchange;
 use super::connection::Connection;
 use super::io::ClientIo;
-use crate::upstream::UpstreamIo;
+use crate::upstream::{Open, UpstreamIo};
 
 /// Buffer for each direction, in bytes.
 const BUFFER_BYTES: usize = 8 * 1024;
@@ -23,11 +23,13 @@ pub struct Pending {
     /// What the endpoint sent right behind its 101.
     pub read: Bytes,
     pub exchange: Exchange,
+    /// Counts the connection to the endpoint.
+    pub _open: Open,
 }
 
 /// Runs a tunnel to its end.
 pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending) {
-    let Pending { io: mut upstream, read, mut exchange } = tunnel;
+    let Pending { io: mut upstream, read, mut exchange, _open } = tunnel;
     let worker = &connection.worker;
     worker.cells.tunnels_opened.add(1);
     let timer = worker.clock.timer();

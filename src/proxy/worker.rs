@@ -1,9 +1,5 @@
 //! One worker: a thread with a runtime, sockets, connections to endpoints and counters of its own. With the
 //! others it shares the table's pointer, which it looks at once a request, and the drain.
-#![expect(
-    clippy::redundant_allocation,
-    reason = "requests count the Rc, which is this worker's own, and never the Arc"
-)]
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -60,6 +56,9 @@ pub struct Start {
     pub listeners: Listeners,
 }
 
+/// A table as a request holds it.
+pub type Held = Rc<Arc<Table>>;
+
 /// A worker's own things. Everything that runs on its thread holds this.
 pub struct Worker {
     pub settings: Arc<Settings>,
@@ -71,7 +70,7 @@ pub struct Worker {
     pub pools: Pools,
     pub in_flight: Cell<u32>,
     cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
-    table: RefCell<Rc<Arc<Table>>>,
+    table: RefCell<Held>,
     generation: RefCell<(u64, HeaderValue)>,
 }
 
@@ -98,13 +97,19 @@ pub fn run(start: Start) {
 /// Moves the clock on, until the worker has nothing left to do.
 async fn tick(worker: &Rc<Worker>) {
     let mut interval = tokio::time::interval(TICK);
+    let mut generation = 0;
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         worker.clock.tick();
         worker.cells.beat();
         // An idle worker takes up a new table too, or it would keep the old one alive.
-        drop(worker.table());
+        let table = worker.table();
+        if table.generation != generation {
+            generation = table.generation;
+            worker.pools.retain(table.endpoint_epochs());
+        }
+        drop(table);
         if worker.clock.now().is_multiple_of(SWEEP_TICKS) {
             worker.pools.sweep();
         }
@@ -135,13 +140,12 @@ impl Worker {
     }
 
     /// The table of now. Costs a look at one pointer; the count that clones of it share is this worker's own.
-    pub fn table(&self) -> Rc<Arc<Table>> {
+    pub fn table(&self) -> Held {
         let mut cache = self.cache.borrow_mut();
         let current = cache.load();
         let mut held = self.table.borrow_mut();
         if !Arc::ptr_eq(current, &held) {
             *held = Rc::new(current.clone());
-            self.pools.retain(held.upstreams());
         }
         held.clone()
     }

@@ -29,6 +29,8 @@ pub(super) struct Parts {
 struct Located {
     rule: Rule,
     field: String,
+    /// Stands for rules that can't be used, so that the host is not somebody else's.
+    holds: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +62,7 @@ impl Parts {
             // takes its requests.
             if !rule.paths.is_empty() && parts.rules.len() == before && ingress.default_backend.is_none() {
                 parts.rule(host, None, None, field.clone());
+                parts.rules.iter_mut().last().into_iter().for_each(|(_, located)| located.holds = true);
             }
             // A rule without paths sends everything to the default backend (Ingress v1, HTTPIngressRuleValue).
             if rule.paths.is_empty() && ingress.default_backend.is_none() {
@@ -168,7 +171,8 @@ impl Parts {
     /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer.
     fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
         let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
-        self.rules.push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field }));
+        self.rules
+            .push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field, holds: false }));
     }
 
     /// No annotation is honoured yet. Without one that restricts access, the routes would be open.
@@ -215,8 +219,14 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
     let mut problems = Vec::new();
     let mut rules: Vec<Rule> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    for parts in ingresses {
-        for (_, located) in parts.rules.iter().filter(|(host, _)| host == pattern) {
+    let all =
+        || ingresses.iter().flat_map(|parts| parts.rules.iter().map(move |(host, located)| (*parts, host, located)));
+    // What only holds a host comes last: it takes nothing from a rule that works.
+    for holds in [false, true] {
+        for (parts, _, located) in all().filter(|(_, host, located)| *host == pattern && located.holds == holds) {
+            if holds && !rules.is_empty() {
+                continue;
+            }
             if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
                 problems.extend(conflict(pattern, parts, located, winner));
             } else {

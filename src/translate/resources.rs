@@ -197,14 +197,18 @@ impl Resources {
     }
 
     /// Finds the certificates that have expired in service since they were read. They stay: there is none better.
-    pub fn expire(&mut self, now: i64) {
+    /// Returns whether there were any.
+    pub fn expire(&mut self, now: i64) -> bool {
+        let mut found = false;
         for (name, secret) in &mut self.secrets {
             let Some(certificate) = secret.certificate.as_ref().filter(|_| secret.invalid.is_none()) else { continue };
             if certificate.not_after < now {
                 secret.invalid = Some(secret::expired(certificate, now));
                 self.dirty.secrets.insert(name.clone());
+                found = true;
             }
         }
+        found
     }
 
     /// Sets what an external name resolves to.
@@ -376,7 +380,7 @@ impl From<discovery::EndpointSlice> for Object {
             SliceEndpoint {
                 addresses: endpoint.addresses,
                 ready: conditions.ready.unwrap_or(true),
-                serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+                serving: conditions.serving.unwrap_or(true),
                 terminating: conditions.terminating.unwrap_or(false),
             }
         };

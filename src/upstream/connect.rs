@@ -4,6 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,8 +24,6 @@ use crate::model::Protocol;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// Most fields in a response head.
-const HEADERS_MAX: usize = 128;
 /// Flow-control windows towards HTTP/2 endpoints, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -49,13 +48,15 @@ pub struct Http1 {
     pub sender: http1::SendRequest<RequestBody>,
     connection: Option<Box<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>>,
     over: bool,
-    _open: Open,
+    open: Open,
 }
 
 /// A handle of a shared HTTP/2 connection.
 #[derive(Clone)]
 pub struct Http2 {
     pub sender: http2::SendRequest<RequestBody>,
+    /// Held by every request that is on it.
+    pub stream: Rc<()>,
 }
 
 pub(super) enum Connected {
@@ -64,7 +65,7 @@ pub(super) enum Connected {
 }
 
 /// Counts a connection as long as it lives.
-struct Open(Arc<WorkerCells>);
+pub struct Open(Arc<WorkerCells>);
 
 impl Open {
     fn new(cells: &Arc<WorkerCells>) -> Self {
@@ -100,9 +101,9 @@ impl Http1 {
     }
 
     /// The socket, and what was read beyond the head of a 101.
-    pub fn into_parts(self) -> Option<(UpstreamIo, bytes::Bytes)> {
+    pub fn into_parts(self) -> Option<(UpstreamIo, bytes::Bytes, Open)> {
         let parts = self.connection?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
+        Some((parts.io.into_inner(), parts.read_buf, self.open))
     }
 }
 
@@ -139,11 +140,10 @@ pub(super) async fn connect(
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(Connected::Http1(Http1 { sender, connection: Some(Box::new(connection)), over: false, _open: Open::new(cells) }))
+    Ok(Connected::Http1(Http1 { sender, connection: Some(Box::new(connection)), over: false, open: Open::new(cells) }))
 }
 
 async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
@@ -163,7 +163,7 @@ async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
         let _ = connection.await;
         drop(open);
     });
-    Ok(Connected::Http2(Http2 { sender }))
+    Ok(Connected::Http2(Http2 { sender, stream: Rc::new(()) }))
 }
 
 /// Runs hyper's tasks on the worker's own thread.

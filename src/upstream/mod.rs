@@ -12,9 +12,9 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
-pub use connect::{ConnectError, Http1, Http2, LocalExecutor, UpstreamIo};
+pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
 pub use pool::{Acquired, PoolSettings, Pools};
-pub use slots::{Slot, Slots};
+pub use slots::{Slot, SlotId, Slots};
 
 use crate::balance::Balancer;
 use crate::model::{Backend, Protocol};

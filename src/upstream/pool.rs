@@ -2,7 +2,6 @@
 //! HTTP/2 connection each; requests in flight and latency, for balancing. Lives on one thread, needs no lock.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use super::connect::{Connected, connect};
-use super::{ConnectError, Endpoint, Http1, Http2, Slot, Upstream};
+use super::{ConnectError, Endpoint, Http1, Http2, Slot, SlotId, Upstream};
 use crate::balance::{Latency, Load, Request};
 use crate::clock::Clock;
 use crate::metrics::WorkerCells;
@@ -25,6 +24,9 @@ pub struct PoolSettings {
     /// Most idle connections kept for one endpoint by one worker.
     pub idle_max: usize,
 }
+
+/// Requests on one HTTP/2 connection before another is made; most servers allow 100 or more.
+const STREAMS_MAX: usize = 100;
 
 pub struct Pools {
     settings: PoolSettings,
@@ -40,7 +42,9 @@ pub struct Pools {
 struct Pool {
     epoch: u64,
     idle: Vec<Idle>,
-    http2: Option<Http2>,
+    http2: Vec<Http2>,
+    /// A TLS endpoint chose HTTP/1.1 the last time.
+    plain: bool,
     /// When the last request of the endpoint ended, in ticks.
     used: u64,
     /// Held while an HTTP/2 connection is being made, so that a burst makes one and shares it.
@@ -82,11 +86,14 @@ impl Pools {
             return Ok(acquired);
         }
         let multiplexes = matches!(upstream.protocol, Protocol::H2c | Protocol::Tls);
-        if !multiplexes {
+        let (connecting, plain) = self.with(&endpoint.slot, |pool| (pool.connecting.clone(), pool.plain));
+        if !multiplexes || plain {
             return self.connect(upstream, endpoint).await;
         }
-        let connecting = self.with(&endpoint.slot, |pool| pool.connecting.clone());
-        let _one_at_a_time = connecting.lock().await;
+        let limit = self.settings.connect_timeout;
+        let Ok(_one_at_a_time) = tokio::time::timeout(limit, connecting.lock()).await else {
+            return Err(ConnectError::TimedOut(limit));
+        };
         match self.take(&endpoint.slot) {
             Some(acquired) => Ok(acquired),
             None => self.connect(upstream, endpoint).await,
@@ -99,11 +106,9 @@ impl Pools {
             if let Some(idle) = pool.idle.pop() {
                 return Some(Acquired::Http1 { connection: idle.connection, reused: true });
             }
-            let open = pool.http2.as_ref().filter(|http2| !http2.sender.is_closed()).cloned();
-            if open.is_none() {
-                pool.http2 = None;
-            }
-            open.map(|connection| Acquired::Http2 { connection, reused: true })
+            pool.http2.retain(|http2| !http2.sender.is_closed());
+            let free = pool.http2.iter().find(|http2| Rc::strong_count(&http2.stream) <= STREAMS_MAX);
+            free.cloned().map(|connection| Acquired::Http2 { connection, reused: true })
         })
     }
 
@@ -112,7 +117,8 @@ impl Pools {
         self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1)).await
     }
 
-    async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
+    /// A new connection.
+    pub async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
         self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any)).await
     }
 
@@ -124,10 +130,14 @@ impl Pools {
     ) -> Result<Acquired, ConnectError> {
         let connected = connect(endpoint, upstream.protocol, tls, self.settings.connect_timeout, &self.cells).await;
         match connected {
-            Ok(Connected::Http1(connection)) => Ok(Acquired::Http1 { connection, reused: false }),
+            Ok(Connected::Http1(connection)) => {
+                self.with(&endpoint.slot, |pool| pool.plain = upstream.protocol == Protocol::Tls);
+                Ok(Acquired::Http1 { connection, reused: false })
+            }
             Ok(Connected::Http2(connection)) => {
                 self.with(&endpoint.slot, |pool| {
-                    pool.http2 = Some(connection.clone());
+                    pool.http2.push(connection.clone());
+                    pool.plain = false;
                     pool.used = self.clock.now();
                 });
                 Ok(Acquired::Http2 { connection, reused: false })
@@ -139,13 +149,24 @@ impl Pools {
         }
     }
 
-    /// Takes back an HTTP/1.1 connection that is ready for the next request.
-    pub fn release(&self, slot: usize, epoch: u64, connection: Http1) {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let Some(pool) = endpoints.get_mut(slot).filter(|pool| pool.epoch == epoch) else { return };
-        if pool.idle.len() < self.settings.idle_max {
-            pool.idle.push(Idle { connection, since: self.clock.now() });
+    /// Takes back an HTTP/1.1 connection that is ready for the next request, and closes any other.
+    pub fn release(&self, endpoint: SlotId, mut connection: Http1) {
+        // From now on nobody is to be woken for it; the next request, or the sweep, looks again.
+        let over = connection.poll_drive(&mut Context::from_waker(Waker::noop())).is_ready();
+        if over || !connection.is_ready() {
+            return;
         }
+        let since = self.clock.now();
+        self.with_living(endpoint, |pool| {
+            if pool.idle.len() < self.settings.idle_max {
+                pool.idle.push(Idle { connection, since });
+            }
+        });
+    }
+
+    /// Has the endpoint's HTTP/2 connections end with the requests that are on them.
+    pub fn forget_http2(&self, endpoint: SlotId) {
+        self.with_living(endpoint, |pool| pool.http2.clear());
     }
 
     /// Counts a request to the endpoint until it is told to have ended.
@@ -153,17 +174,20 @@ impl Pools {
         self.with(slot, |pool| pool.in_flight += 1);
     }
 
-    pub fn end(&self, slot: usize, epoch: u64) {
-        let mut endpoints = self.endpoints.borrow_mut();
-        if let Some(pool) = endpoints.get_mut(slot).filter(|pool| pool.epoch == epoch) {
+    pub fn end(&self, endpoint: SlotId) {
+        let now = self.clock.now();
+        self.with_living(endpoint, |pool| {
             pool.in_flight -= 1;
-            pool.used = self.clock.now();
-        }
+            pool.used = now;
+        });
     }
 
     /// Notes how long an endpoint took to answer.
-    pub fn observe(&self, slot: &Slot, latency: Duration, now: Instant) {
-        self.with(slot, |pool| pool.latency.get_or_insert_with(|| Latency::new(now)).observe(latency, now));
+    pub fn observe(&self, endpoint: SlotId, latency: Duration) {
+        let now = Instant::now();
+        self.with_living(endpoint, |pool| {
+            pool.latency.get_or_insert_with(|| Latency::new(now)).observe(latency, now);
+        });
     }
 
     /// Closes connections that were idle too long or that the endpoint has closed.
@@ -175,22 +199,17 @@ impl Pools {
                 now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive(&mut context).is_pending()
             });
             let idle = pool.in_flight == 0 && now - pool.used >= self.settings.idle_ticks;
-            if pool.http2.as_ref().is_some_and(|http2| idle || http2.sender.is_closed()) {
-                pool.http2 = None;
-            }
+            pool.http2.retain(|http2| !idle && !http2.sender.is_closed());
         }
     }
 
-    /// Closes what no upstream of the new table names. Requests that are under way keep what they hold.
-    pub fn retain<'a>(&self, upstreams: impl Iterator<Item = &'a Upstream>) {
-        let live: HashSet<(usize, u64)> = upstreams
-            .flat_map(|upstream| &upstream.endpoints)
-            .map(|endpoint| (endpoint.slot.index, endpoint.slot.epoch))
-            .collect();
+    /// Closes what the table does not name: `epochs` are those of its endpoints, by slot. Requests that are under
+    /// way keep what they hold.
+    pub fn retain(&self, epochs: &[u64]) {
         for (index, pool) in self.endpoints.borrow_mut().iter_mut().enumerate() {
-            if !live.contains(&(index, pool.epoch)) {
+            if epochs.get(index) != Some(&pool.epoch) {
                 pool.idle = Vec::new();
-                pool.http2 = None;
+                pool.http2 = Vec::new();
             }
         }
     }
@@ -214,6 +233,14 @@ impl Pools {
         }
         *turn = turn.wrapping_add(1);
         *turn
+    }
+
+    /// The pool of a slot, unless it has begun another life.
+    fn with_living(&self, slot: SlotId, act: impl FnOnce(&mut Pool)) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if let Some(pool) = endpoints.get_mut(slot.index).filter(|pool| pool.epoch == slot.epoch) {
+            act(pool);
+        }
     }
 
     /// The pool of a slot; an earlier life's is emptied first.

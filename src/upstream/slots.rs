@@ -19,6 +19,19 @@ pub struct Slot {
     slots: Arc<Slots>,
 }
 
+/// Names a slot in one of its lives, without keeping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotId {
+    pub index: usize,
+    pub epoch: u64,
+}
+
+impl Slot {
+    pub fn id(&self) -> SlotId {
+        SlotId { index: self.index, epoch: self.epoch }
+    }
+}
+
 impl Slots {
     pub fn take(self: &Arc<Self>) -> Slot {
         let free = self.free.lock().expect("no holder panics").pop();

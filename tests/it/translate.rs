@@ -91,7 +91,7 @@ fn outcome(manifest: &str) -> String {
     folder.scan(&mut resources);
     let translation = translate(&mut resources, &settings(manifest));
     let mut findings = folder.findings();
-    findings.extend(translation.problems.iter().map(|problem| folder.locate(problem)));
+    findings.extend(folder.locate(&translation.problems));
     findings.sort();
     let problems = findings.into_iter().map(|finding| row(finding, root.path())).collect();
     let outcome = Outcome { snapshot: translation.snapshot, problems };

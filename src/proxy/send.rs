@@ -1,0 +1,207 @@
+//! One request over one connection: written as the connection's protocol needs it, sent, and waited for until
+//! the head of its answer is there.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::body::Exchange;
+use crate::clock::Timer;
+use crate::upstream::{Acquired, Http1, Http2, RequestBody};
+
+/// An answer's head, and the connection that its body still comes over.
+pub struct Answer {
+    pub response: Response<Incoming>,
+    pub connection: Option<Http1>,
+    /// The place on a shared connection, taken until the body ends.
+    pub stream: Option<Rc<()>>,
+}
+
+/// How sending failed.
+pub enum SendError {
+    /// Nothing was sent: here is the request again.
+    Unsent(Box<Request<RequestBody>>),
+    Broken,
+    Reset(h2::Reason),
+    TimedOut,
+}
+
+/// Sends the request and waits for the head of its answer.
+pub async fn send(
+    acquired: Acquired,
+    request: Request<RequestBody>,
+    timer: &Timer,
+    exchange: &Exchange,
+) -> Result<Answer, SendError> {
+    match acquired {
+        Acquired::Http1 { connection, .. } => send_http1(connection, request, timer, exchange).await,
+        Acquired::Http2 { connection, .. } => send_http2(connection, request, timer, exchange).await,
+    }
+}
+
+/// Sends over a connection that nobody else drives: each time this task is woken, the connection reads and
+/// writes what it can.
+async fn send_http1(
+    mut connection: Http1,
+    mut request: Request<RequestBody>,
+    timer: &Timer,
+    exchange: &Exchange,
+) -> Result<Answer, SendError> {
+    let wait = Wait::begin(timer, exchange);
+    to_http1(&mut request);
+    // Nobody but ourselves completes it, so that nobody has to wake us for it.
+    let mut quiet = Context::from_waker(Waker::noop());
+    let mut sending = pin!(connection.sender.try_send_request(request));
+    let sent = poll_fn(|context| {
+        let over = connection.poll_drive(context).is_ready();
+        let mut polled = sending.as_mut().poll(&mut quiet);
+        if over && polled.is_pending() {
+            // hyper keeps a request that it has not begun to write until its connection is dropped.
+            connection.close();
+            polled = sending.as_mut().poll(&mut quiet);
+        }
+        if polled.is_pending() && !tokio::task::coop::has_budget_remaining() {
+            context.waker().wake_by_ref();
+        }
+        match polled {
+            Poll::Ready(sent) => Poll::Ready(Some(sent)),
+            Poll::Pending if wait.is_over(context) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match sent {
+        None => Err(SendError::TimedOut),
+        Some(Ok(response)) => Ok(Answer { response, connection: Some(connection), stream: None }),
+        Some(Err(error)) => Err(unsent_or_broken(error)),
+    }
+}
+
+async fn send_http2(
+    mut connection: Http2,
+    mut request: Request<RequestBody>,
+    timer: &Timer,
+    exchange: &Exchange,
+) -> Result<Answer, SendError> {
+    let wait = Wait::begin(timer, exchange);
+    let ready = poll_fn(|context| match connection.sender.poll_ready(context) {
+        Poll::Ready(ready) => Poll::Ready(Some(ready)),
+        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match ready.await {
+        None => return Err(SendError::TimedOut),
+        Some(Err(_)) => return Err(SendError::Unsent(Box::new(request))),
+        Some(Ok(())) => {}
+    }
+    to_http2(&mut request, exchange.connection.secure);
+    let mut sending = pin!(connection.sender.try_send_request(request));
+    let sent = poll_fn(|context| match sending.as_mut().poll(context) {
+        Poll::Ready(sent) => Poll::Ready(Some(sent)),
+        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    match sent {
+        None => Err(SendError::TimedOut),
+        Some(Ok(response)) => Ok(Answer { response, connection: None, stream: Some(connection.stream.clone()) }),
+        Some(Err(error)) => Err(unsent_or_broken(error)),
+    }
+}
+
+fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError {
+    match error.take_message() {
+        Some(request) => SendError::Unsent(Box::new(request)),
+        None => {
+            tracing::debug!(error = %error.error(), "the endpoint did not answer");
+            let stream = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());
+            let reason = stream.filter(|error| error.is_reset()).and_then(h2::Error::reason);
+            reason.map_or(SendError::Broken, SendError::Reset)
+        }
+    }
+}
+
+/// Writes what HTTP/1.1 needs: a request that came back from HTTP/2 has its host in the target, and hyper gives
+/// a GET no body unless it is told of one.
+fn to_http1(request: &mut Request<RequestBody>) {
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str()).expect("it was a field's value before");
+        request.headers_mut().insert(header::HOST, host);
+        *request.uri_mut() = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
+        *request.version_mut() = Version::HTTP_11;
+    }
+    let without_body = matches!(*request.method(), Method::GET | Method::HEAD);
+    if without_body && !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// HTTP/2 has the host in `:authority` and the scheme beside it.
+fn to_http2(request: &mut Request<RequestBody>, secure: bool) {
+    request.headers_mut().remove(header::CONNECTION);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    let Some(host) = request.headers_mut().remove(header::HOST) else { return };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Ok(authority) = Authority::try_from(host.as_bytes()) {
+        parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(authority);
+    }
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
+}
+
+/// The wait for an answer's head. A request body on its way puts it off, as long as it moves.
+struct Wait<'a> {
+    timer: &'a Timer,
+    exchange: &'a Exchange,
+    read_timeout: u64,
+    write_timeout: u64,
+    seen: std::cell::Cell<u64>,
+}
+
+impl<'a> Wait<'a> {
+    fn begin(timer: &'a Timer, exchange: &'a Exchange) -> Self {
+        let settings = &exchange.connection.worker.settings;
+        let wait = Self {
+            timer,
+            exchange,
+            read_timeout: settings.upstream_read_timeout,
+            write_timeout: settings.upstream_write_timeout,
+            seen: std::cell::Cell::new(0),
+        };
+        timer.set(wait.timeout());
+        wait
+    }
+
+    fn sending(&self) -> bool {
+        self.exchange.watch.as_ref().is_some_and(|watch| !watch.ended.get())
+    }
+
+    fn timeout(&self) -> u64 {
+        if self.sending() { self.write_timeout } else { self.read_timeout }
+    }
+
+    fn is_over(&self, context: &Context<'_>) -> bool {
+        self.timer.register(context);
+        if !self.timer.has_passed() {
+            return false;
+        }
+        if let Some(watch) = &self.exchange.watch {
+            let bytes = watch.bytes.get();
+            let moved = self.seen.replace(bytes) != bytes;
+            // While the client is asked for more, its own time limit counts.
+            if moved || (self.sending() && watch.waiting.get()) {
+                self.timer.set(self.timeout());
+                return false;
+            }
+        }
+        true
+    }
+}
