@@ -78,12 +78,12 @@ fn look_up(criterion: &mut Criterion) {
             let mut random = fastrand::Rng::with_seed(7);
             let mut all: Vec<usize> = (0..size).collect();
             random.shuffle(&mut all);
-            let hot = requests(all.iter().copied().take(HOT), place);
+            let repeated = requests(all.iter().copied().take(HOT), place);
             let cold = requests(all.iter().copied(), place);
             let miss: Vec<_> = requests(size..size + PATHS_PER_HOST * HOT, place);
             assert!(cold.iter().all(|(host, path)| table.find(host, path).is_some()));
             assert!(miss.iter().all(|(host, path)| table.find(host, path).is_none()));
-            for (name, requests) in [("hot", hot), ("cold", cold), ("miss", miss)] {
+            for (name, requests) in [("hot", repeated), ("cold", cold), ("miss", miss)] {
                 let mut next = requests.iter().cycle();
                 group.bench_function(BenchmarkId::new(name, size), |bencher| {
                     bencher.iter(|| {

@@ -274,7 +274,7 @@ impl File {
     fn take(&mut self, path: &Path, documents: &[yaml::Document], now: i64) {
         let before = std::mem::take(&mut self.objects);
         for (index, document) in documents.iter().enumerate() {
-            let json = document.root.to_json();
+            let json = document.root.value.to_json();
             if json.get("kind").and_then(Value::as_str).is_none_or(str::is_empty) {
                 let place = Some((document.line(""), 1));
                 let fix = "write apiVersion and kind, or take it out";

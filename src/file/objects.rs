@@ -41,6 +41,9 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
     let reference = ObjectRef { kind, name: ObjectName::new(namespace, metadata("name").unwrap_or_default()) };
     let problem = |field: &str, what: String, fix: &str| Err(Problem::new(reference.clone(), field, what, fix));
     let version = text("apiVersion");
+    if !is_of_group(kind, version) {
+        return;
+    }
     let object = if version != api_version(kind) {
         problem("apiVersion", format!("`{version}` is not read"), &format!("write {}", api_version(kind)))
     } else if reference.name.name.is_empty() {
@@ -73,6 +76,16 @@ fn api_version(kind: Kind) -> &'static str {
         Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
         Kind::Service | Kind::Secret => "v1",
         Kind::EndpointSlice => "discovery.k8s.io/v1",
+    }
+}
+
+/// Whether it is an object of ours, be it of another version; others have kinds of the same name.
+fn is_of_group(kind: Kind, version: &str) -> bool {
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match kind {
+        Kind::Ingress | Kind::IngressClass => matches!(group, "networking.k8s.io" | "extensions" | ""),
+        Kind::Service | Kind::Secret => group.is_empty(),
+        Kind::EndpointSlice => matches!(group, "discovery.k8s.io" | ""),
     }
 }
 

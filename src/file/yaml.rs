@@ -19,7 +19,7 @@ pub struct SyntaxError {
 /// One document and where it begins in its file.
 #[derive(Debug)]
 pub struct Document {
-    pub root: Node,
+    pub root: Spanned<Node>,
     /// Lines before the document.
     offset: usize,
 }
@@ -38,7 +38,7 @@ pub fn read(text: &str) -> Result<Vec<Document>, SyntaxError> {
         if part.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             continue;
         }
-        match serde_saphyr::from_str::<Node>(&part) {
+        match serde_saphyr::from_str::<Spanned<Node>>(&part) {
             Ok(root) => documents.push(Document { root, offset }),
             Err(error) => return Err(syntax_error(&error, offset)),
         }
@@ -78,8 +78,8 @@ fn syntax_error(error: &serde_saphyr::Error, offset: usize) -> SyntaxError {
 impl Document {
     /// The line of a field, given as `spec.rules[0].host`; of its closest ancestor, if it isn't there.
     pub fn line(&self, path: &str) -> usize {
-        let mut node = &self.root;
-        let mut line = 1;
+        let mut node = &self.root.value;
+        let mut line = usize::try_from(self.root.referenced.line()).unwrap_or(1).max(1);
         for segment in segments(path) {
             let next = match (node, segment) {
                 (Node::Map(fields), Segment::Field(name)) => {
@@ -209,9 +209,9 @@ mod tests {
     fn documents_know_their_lines() {
         let documents = read(TEXT).unwrap();
         assert_eq!(documents.len(), 2);
-        let json = documents[0].root.to_json();
+        let json = documents[0].root.value.to_json();
         assert_eq!(json["spec"]["rules"][0]["port"], 80);
-        assert_eq!(documents[1].root.to_json()["data"]["tls.crt"], "80");
+        assert_eq!(documents[1].root.value.to_json()["data"]["tls.crt"], "80");
         let table = [
             (0, "kind", 3),
             (0, "spec.rules[0].host", 6),
@@ -230,6 +230,6 @@ mod tests {
         let error = read("a: 1\n---\nb: [1,\nc: }\n").unwrap_err();
         assert!((3..=5).contains(&error.line), "{error:?}");
         assert!(read("\n---\n# nothing\n---\n").unwrap().is_empty());
-        assert_eq!(read("{\"kind\": \"A\", \"x\": [null, true, 1.5]}").unwrap()[0].root.to_json()["x"][2], 1.5);
+        assert_eq!(read("{\"kind\": \"A\", \"x\": [null, true, 1.5]}").unwrap()[0].root.value.to_json()["x"][2], 1.5);
     }
 }
