@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::handle::handle;
 use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
+use super::join::Join;
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
@@ -358,7 +359,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .max_header_list_size(header_list)
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Join::new(io)), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
     activity.http2.set(true);

@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
 use super::headers;
-use super::send::{Answer, SendError, send};
+use super::send::{Answer, Outgoing, SendError, send};
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
@@ -61,12 +61,12 @@ struct Reached {
 pub async fn forward(
     table: Held,
     plan: Plan,
-    mut request: Request<RequestBody>,
+    request: &mut Outgoing,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
     let connection = exchange.connection.clone();
     let worker = &connection.worker;
-    let client = prepare(&mut request, &plan, &mut exchange);
+    let client = request.as_mut().map_or(0, |request| prepare(request, &plan, &mut exchange));
     let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
     let timer = worker.clock.timer();
     let mut attempts = Attempts { client, tried: Vec::new(), stale: 0, timeouts: 0, failure: Error::NoEndpoint };
@@ -92,8 +92,7 @@ pub async fn forward(
                 }
                 return answered(answer, upgrade, timer, exchange);
             }
-            Err(SendError::Unsent(back)) => {
-                request = *back;
+            Err(SendError::Unsent) => {
                 exchange.leave_endpoint();
                 // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
                 if reused {

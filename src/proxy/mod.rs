@@ -9,6 +9,7 @@ mod forward;
 mod handle;
 mod headers;
 mod io;
+mod join;
 mod listener;
 mod send;
 mod upgrade;

@@ -16,6 +16,9 @@ use super::body::Exchange;
 use crate::clock::Timer;
 use crate::upstream::{Acquired, Http1, Http2, RequestBody};
 
+/// A request until it is sent. It stays in one place, by reference: futures are moved, and with them all they hold.
+pub type Outgoing = Option<Request<RequestBody>>;
+
 /// An answer's head, and the connection that its body still comes over.
 pub struct Answer {
     pub response: Response<Incoming>,
@@ -26,8 +29,8 @@ pub struct Answer {
 
 /// How sending failed.
 pub enum SendError {
-    /// Nothing was sent: here is the request again.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing was sent: the request is where it was.
+    Unsent,
     Broken,
     Reset(h2::Reason),
     TimedOut,
@@ -36,7 +39,7 @@ pub enum SendError {
 /// Sends the request and waits for the head of its answer.
 pub async fn send(
     acquired: Acquired,
-    request: Request<RequestBody>,
+    request: &mut Outgoing,
     timer: &Timer,
     exchange: &Exchange,
 ) -> Result<Answer, SendError> {
@@ -50,15 +53,16 @@ pub async fn send(
 /// writes what it can.
 async fn send_http1(
     mut connection: Http1,
-    mut request: Request<RequestBody>,
+    request: &mut Outgoing,
     timer: &Timer,
     exchange: &Exchange,
 ) -> Result<Answer, SendError> {
     let wait = Wait::begin(timer, exchange);
-    to_http1(&mut request);
+    let mut message = request.take().expect("a request is sent once, or comes back");
+    to_http1(&mut message);
     // Nobody but ourselves completes it, so that nobody has to wake us for it.
     let mut quiet = Context::from_waker(Waker::noop());
-    let mut sending = pin!(connection.sender.try_send_request(request));
+    let mut sending = pin!(connection.sender.try_send_request(message));
     let sent = poll_fn(|context| {
         let over = connection.poll_drive(context).is_ready();
         let mut polled = sending.as_mut().poll(&mut quiet);
@@ -80,13 +84,13 @@ async fn send_http1(
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(response)) => Ok(Answer { response, connection: Some(connection), stream: None }),
-        Some(Err(error)) => Err(unsent_or_broken(error)),
+        Some(Err(error)) => Err(unsent_or_broken(error, request)),
     }
 }
 
 async fn send_http2(
     mut connection: Http2,
-    mut request: Request<RequestBody>,
+    request: &mut Outgoing,
     timer: &Timer,
     exchange: &Exchange,
 ) -> Result<Answer, SendError> {
@@ -98,11 +102,12 @@ async fn send_http2(
     });
     match ready.await {
         None => return Err(SendError::TimedOut),
-        Some(Err(_)) => return Err(SendError::Unsent(Box::new(request))),
+        Some(Err(_)) => return Err(SendError::Unsent),
         Some(Ok(())) => {}
     }
-    to_http2(&mut request, exchange.connection.secure);
-    let mut sending = pin!(connection.sender.try_send_request(request));
+    let mut message = request.take().expect("a request is sent once, or comes back");
+    to_http2(&mut message, exchange.connection.secure);
+    let mut sending = pin!(connection.sender.try_send_request(message));
     let sent = poll_fn(|context| match sending.as_mut().poll(context) {
         Poll::Ready(sent) => Poll::Ready(Some(sent)),
         Poll::Pending if wait.is_over(context) => Poll::Ready(None),
@@ -112,13 +117,16 @@ async fn send_http2(
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(response)) => Ok(Answer { response, connection: None, stream: Some(connection.stream.clone()) }),
-        Some(Err(error)) => Err(unsent_or_broken(error)),
+        Some(Err(error)) => Err(unsent_or_broken(error, request)),
     }
 }
 
-fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>) -> SendError {
+fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>, request: &mut Outgoing) -> SendError {
     match error.take_message() {
-        Some(request) => SendError::Unsent(Box::new(request)),
+        Some(message) => {
+            *request = Some(message);
+            SendError::Unsent
+        }
         None => {
             tracing::debug!(error = %error.error(), "the endpoint did not answer");
             let stream = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());

@@ -124,12 +124,12 @@ impl Translator {
             let keys = self.by_backend.range(first_key(service)..).map(|(key, _)| key);
             work.backends.extend(keys.take_while(|key| key.service == *service).cloned());
         }
-        let dirty_secrets = dirty.secrets.iter().filter(|name| self.is_wanted(name));
-        work.secrets.extend(dirty_secrets.cloned());
-        // A Secret decides which certificate a host gets, by whether it is usable and by the names in it.
-        for ingress in work.secrets.iter().filter_map(|name| self.by_secret.get(name)).flatten() {
+        // A Secret decides which certificate a host gets, by whether it is usable and by the names in it. Who else
+        // names it does not matter: a change of one Ingress must not make the hosts of all others again.
+        for ingress in dirty.secrets.iter().filter_map(|name| self.by_secret.get(name)).flatten() {
             work.hosts.extend(self.ingresses[ingress].hosts());
         }
+        work.secrets.extend(dirty.secrets.iter().filter(|name| self.is_wanted(name)).cloned());
         Changed {
             backends: work.backends.into_iter().filter(|key| self.make_backend(key, resources)).collect(),
             hosts: work.hosts.into_iter().filter(|host| self.make_host(host, resources)).collect(),

@@ -376,7 +376,7 @@ impl From<discovery::EndpointSlice> for Object {
         let labels = object.metadata.labels.clone().unwrap_or_default();
         let endpoint = |endpoint: discovery::Endpoint| {
             let conditions = endpoint.conditions.unwrap_or_default();
-            // KEP-1672: unknown means ready and serving, and not terminating.
+            // discovery.k8s.io/v1, EndpointConditions: unknown means ready and serving, and not terminating.
             SliceEndpoint {
                 addresses: endpoint.addresses,
                 ready: conditions.ready.unwrap_or(true),

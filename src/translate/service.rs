@@ -112,16 +112,19 @@ fn endpoints(
             continue;
         };
         let number = slice_port.port.unwrap_or(port.target);
-        for endpoint in &slice.endpoints {
+        for (index, endpoint) in slice.endpoints.iter().enumerate() {
             let group = match (endpoint.ready, endpoint.serving && endpoint.terminating) {
                 (true, _) => &mut ready,
                 (false, true) => &mut leaving,
                 (false, false) => continue,
             };
-            for text in &endpoint.addresses {
+            for (address_index, text) in endpoint.addresses.iter().enumerate() {
                 match text.parse::<IpAddr>() {
                     Ok(address) => drop(group.insert(SocketAddr::new(address, number))),
-                    Err(_) => problems.push(bad_address(slice, text)),
+                    Err(_) => {
+                        let field = format!("endpoints[{index}].addresses[{address_index}]");
+                        problems.push(bad_address(slice, field, text));
+                    }
                 }
             }
         }
@@ -138,12 +141,7 @@ fn endpoints(
     if ready.is_empty() { leaving } else { ready }
 }
 
-fn bad_address(slice: &EndpointSlice, text: &str) -> Problem {
+fn bad_address(slice: &EndpointSlice, field: String, text: &str) -> Problem {
     let what = format!("`{text}` is no IP address");
-    Problem::new(
-        ObjectRef::new(Kind::EndpointSlice, &slice.name),
-        "endpoints.addresses",
-        what,
-        "write an IPv4 or IPv6 address",
-    )
+    Problem::new(ObjectRef::new(Kind::EndpointSlice, &slice.name), field, what, "write an IPv4 or IPv6 address")
 }

@@ -173,9 +173,11 @@ pub struct LocalExecutor;
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future + 'static,
+    F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move { drop(future.await) });
+        // Handed on as it is: a wrapper would hold, and move, a second copy.
+        tokio::task::spawn_local(future);
     }
 }
 

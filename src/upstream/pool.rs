@@ -80,11 +80,17 @@ impl Pools {
         upstream.balancer.pick(&Request { turn, random: fastrand::u64(..), key, tried, load: &load })
     }
 
-    /// A connection to the endpoint: an idle or shared one, or a new one.
+    /// A connection to the endpoint: an idle or shared one, or a new one. What it takes to make one is boxed: a
+    /// future is moved with all that it may ever hold, and most requests find a connection.
     pub async fn acquire(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        if let Some(acquired) = self.take(&endpoint.slot) {
-            return Ok(acquired);
+        match self.take(&endpoint.slot) {
+            Some(acquired) => Ok(acquired),
+            None => Box::pin(self.share(upstream, endpoint)).await,
         }
+    }
+
+    /// A new connection, or one that another request makes meanwhile, where the protocol allows to share it.
+    async fn share(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
         let multiplexes = matches!(upstream.protocol, Protocol::H2c | Protocol::Tls);
         let (connecting, plain) = self.with(&endpoint.slot, |pool| (pool.connecting.clone(), pool.plain));
         if !multiplexes || plain {
@@ -114,12 +120,12 @@ impl Pools {
 
     /// A new connection, with HTTP/1.1 where the endpoint speaks it, for a request that must have its own.
     pub async fn connect_alone(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1)).await
+        Box::pin(self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1))).await
     }
 
     /// A new connection.
     pub async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any)).await
+        Box::pin(self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any))).await
     }
 
     async fn make(
