@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::model::ObjectName;
 use crate::translate::{Kind, Object, ObjectRef, Problem};
 
+/// The label that ties a slice to its Service, as a JSON pointer.
+const SERVICE_LABEL: &str = "/metadata/labels/kubernetes.io~1service-name";
+
 /// One object of a document, or what is wrong with it.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -37,7 +40,11 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
     }
     let Some(kind) = kind(text("kind")) else { return };
     let metadata = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
-    let namespace = if kind == Kind::IngressClass { "" } else { metadata("namespace").unwrap_or("default") };
+    let namespace = if kind == Kind::IngressClass {
+        ""
+    } else {
+        metadata("namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default")
+    };
     let reference = ObjectRef { kind, name: ObjectName::new(namespace, metadata("name").unwrap_or_default()) };
     let problem = |field: &str, what: String, fix: &str| Err(Problem::new(reference.clone(), field, what, fix));
     let version = text("apiVersion");
@@ -48,6 +55,9 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
         problem("apiVersion", format!("`{version}` is not read"), &format!("write {}", api_version(kind)))
     } else if reference.name.name.is_empty() {
         problem("metadata.name", "the object has no name".to_owned(), "give it one")
+    } else if kind == Kind::EndpointSlice && value.pointer(SERVICE_LABEL).is_none() {
+        let what = "no label names the Service that the endpoints belong to".to_owned();
+        problem("metadata.labels", what, "add kubernetes.io/service-name")
     } else {
         match parse(kind, value, now) {
             Ok(Some(object)) => Ok(object),

@@ -126,6 +126,11 @@ impl Parts {
             }
         };
         let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        if text.contains(['?', '#']) {
+            let what = format!("`{text}` has a query or a fragment, which no path has");
+            self.problem(format!("{field}.path"), what, "write the path alone, as /a/b");
+            return None;
+        }
         match normalize(text) {
             Ok(path) => Some(PathMatch::new(kind, &path.matched)),
             Err(error) => {
@@ -280,11 +285,7 @@ fn certificate(
             }
         }
     }
-    if let Some((_, tls)) = listed
-        && usable(&tls.secret).is_some()
-    {
-        return Some(tls.secret.clone());
-    }
+    let by_list = |tls: &&Tls| tls.hosts.contains(pattern) && usable(&tls.secret).is_some();
     let by_wildcard = |tls: &&Tls| match pattern {
         HostPattern::Exact(name) => {
             name.split_once('.').is_some_and(|(_, rest)| tls.hosts.contains(&HostPattern::Wildcard(rest.into())))
@@ -300,6 +301,9 @@ fn certificate(
             })
     };
     let all = || ingresses.iter().flat_map(|parts| &parts.tls);
+    if let Some(tls) = all().find(by_list) {
+        return Some(tls.secret.clone());
+    }
     let found = all().find(|tls| by_wildcard(tls) && usable(&tls.secret).is_some()).or_else(|| all().find(by_names));
     found.map(|tls| tls.secret.clone())
 }

@@ -271,7 +271,10 @@ impl Resources {
 
 /// Metadata's name; objects without a namespace are in `default`, as `kubectl` has it.
 fn name(metadata: &ObjectMeta) -> ObjectName {
-    ObjectName::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
+    ObjectName::new(
+        metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default"),
+        metadata.name.as_deref().unwrap_or_default(),
+    )
 }
 
 fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {

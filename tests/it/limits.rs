@@ -177,10 +177,10 @@ fn an_endpoint_that_takes_no_body_is_504() {
 fn idle_connections_to_endpoints_are_bounded_in_number_and_time() {
     let waiting = Arc::new(AtomicUsize::new(0));
     let turn = Arc::new(Mutex::new(()));
-    let (count, hold) = (waiting.clone(), turn.clone());
+    let (count, lock) = (waiting.clone(), turn.clone());
     let backend = Backend::new(move |exchange| {
         count.fetch_add(1, Ordering::SeqCst);
-        drop(hold.lock());
+        drop(lock.lock());
         exchange.ok("a");
     });
     let folder = Folder::to(&backend);
@@ -188,7 +188,9 @@ fn idle_connections_to_endpoints_are_bounded_in_number_and_time() {
     let portunus = Portunus::serve_with(&folder, &flags);
     let held = turn.lock().expect("lock");
     let mut clients: Vec<_> = (0..6).map(|_| Connection::open(portunus.http)).collect();
-    clients.iter_mut().for_each(|client| client.send(get("/", "")));
+    for client in &mut clients {
+        client.send(get("/", ""));
+    }
     eventually("six at once", || (waiting.load(Ordering::SeqCst) == 6).then_some(()));
     assert_eq!(backend.open(), 6);
     drop(held);
