@@ -344,6 +344,7 @@ def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
     peers = [
         Peer("portunus", portunus(binary), binary, ["--version"]),
         Peer("portunus-log", portunus(binary, access_log=True), binary, cases=("h1",)),
+        Peer("portunus-scrape", portunus(binary), binary, cases=("h1",)),
         Peer("nginx", nginx, shutil.which("nginx"), ["-v"]),
         Peer("haproxy", haproxy, shutil.which("haproxy"), ["-v"]),
         Peer("haproxy-splice", lambda place: haproxy(place, "option splice-response"), shutil.which("haproxy"), ["-v"], cases=("body",)),

@@ -5,6 +5,7 @@ One proxy runs at a time, started fresh for each run. Rounds go subject, peer, p
 median over the rounds of CPU per request of the subject by that of a peer beside it. README.md tells how to read the output.
 """
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from measure import CASES, ROOT, WORK, Failed, Process, Sample, get, run
 from peers import Peer, Place, Ports, all_peers, backend, prepare, start
 
 RESTART_SECONDS = 2.5  # what a run takes besides its load: start, proof, warm-up, stop; only for the estimate
-DEFAULT_PEERS = "portunus,portunus-log,nginx,haproxy,haproxy-splice,envoy,traefik,caddy"
+DEFAULT_PEERS = "portunus,portunus-log,portunus-scrape,nginx,haproxy,haproxy-splice,envoy,traefik,caddy"
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +34,7 @@ def arguments() -> argparse.Namespace:
         return [name for name in text.split(",") if name]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=names, default=names("h1,tls,h2,handshake,body"), help=f"of {','.join(CASES)} (default: all but resume)")
-    parser.add_argument("--peers", type=names, default=names(DEFAULT_PEERS), help=f"of {DEFAULT_PEERS},baseline; portunus-log runs in h1 only, haproxy-splice in body only")
+    parser.add_argument("--peers", type=names, default=names(DEFAULT_PEERS), help=f"of {DEFAULT_PEERS},baseline; portunus-log and portunus-scrape run in h1 only, haproxy-splice in body only")
     parser.add_argument("--subject", default="portunus", help="the one whose ratios to the others are printed")
     parser.add_argument("--against", type=names, default=names("nginx,haproxy"), help="measured as often as the subject, beside it; the others once")
     parser.add_argument("--pairs", type=int, default=7, help="rounds of subject and --against (default 7)")
@@ -86,6 +88,27 @@ def main() -> int:
     return 1 if failed else 0
 
 
+@contextlib.contextmanager
+def scraping(port: int | None):
+    """Reads the metrics ten times a second meanwhile, 150 times as often as Prometheus does, so that the cost shows."""
+    if port is None:
+        yield
+        return
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(0.1):
+            get(port, "/metrics")
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def bench(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, bool]:
     certificate, key = prepare(a.key)
     _, backend_port, status_port = backend(a.cores[1])
@@ -108,7 +131,8 @@ def bench(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, bool]:
             try:
                 process = start(peers[name], places[name], a.cores[0])
                 try:
-                    sample = run(process, CASES[case], places[name].http, places[name].https, status_port, a.cores, a.duration)
+                    with scraping(places[name].metrics if name == "portunus-scrape" else None):
+                        sample = run(process, CASES[case], places[name].http, places[name].https, status_port, a.cores, a.duration)
                     if name == "portunus-log":  # a log that leaves lines out is a cheaper log: to be said beside its figure
                         if not (WORK / name / "access.log").stat().st_size:
                             raise Failed("its access log is empty")
