@@ -74,11 +74,7 @@ async fn send_http1(
         if polled.is_pending() && !tokio::task::coop::has_budget_remaining() {
             context.waker().wake_by_ref();
         }
-        match polled {
-            Poll::Ready(sent) => Poll::Ready(Some(sent)),
-            Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
+        wait.or_over(polled, context)
     })
     .await;
     match sent {
@@ -95,11 +91,7 @@ async fn send_http2(
     exchange: &Exchange,
 ) -> Result<Answer, SendError> {
     let wait = Wait::begin(timer, exchange);
-    let ready = poll_fn(|context| match connection.sender.poll_ready(context) {
-        Poll::Ready(ready) => Poll::Ready(Some(ready)),
-        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
+    let ready = poll_fn(|context| wait.or_over(connection.sender.poll_ready(context), context));
     match ready.await {
         None => return Err(SendError::TimedOut),
         Some(Err(_)) => return Err(SendError::Unsent),
@@ -108,12 +100,7 @@ async fn send_http2(
     let mut message = request.take().expect("a request is sent once, or comes back");
     to_http2(&mut message, exchange.connection.secure);
     let mut sending = pin!(connection.sender.try_send_request(message));
-    let sent = poll_fn(|context| match sending.as_mut().poll(context) {
-        Poll::Ready(sent) => Poll::Ready(Some(sent)),
-        Poll::Pending if wait.is_over(context) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
+    let sent = poll_fn(|context| wait.or_over(sending.as_mut().poll(context), context)).await;
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(response)) => Ok(Answer { response, connection: None, stream: Some(connection.stream.clone()) }),
@@ -194,6 +181,15 @@ impl<'a> Wait<'a> {
 
     fn timeout(&self) -> u64 {
         if self.sending() { self.write_timeout } else { self.read_timeout }
+    }
+
+    /// What was waited for, or `None` when it takes too long.
+    fn or_over<T>(&self, polled: Poll<T>, context: &Context<'_>) -> Poll<Option<T>> {
+        match polled {
+            Poll::Ready(ready) => Poll::Ready(Some(ready)),
+            Poll::Pending if self.is_over(context) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn is_over(&self, context: &Context<'_>) -> bool {

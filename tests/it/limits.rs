@@ -102,8 +102,8 @@ fn an_endpoint_that_accepts_no_connection_in_time_is_504_or_passed_over() {
     }
 }
 
-#[test]
-fn a_client_that_reads_nothing_is_cut_off() {
+/// A backend whose answer has no end, and a gate that opens when nobody takes it any more.
+fn endless() -> (Backend, Gate) {
     let closed = Gate::new();
     let gate = closed.clone();
     let backend = Backend::new(move |exchange| {
@@ -114,6 +114,12 @@ fn a_client_that_reads_nothing_is_cut_off() {
         gate.open();
         exchange.close();
     });
+    (backend, closed)
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    let (backend, closed) = endless();
     let folder = Folder::to(&backend);
     let portunus = Portunus::serve_with(&folder, &["--response-write-timeout", "300ms"]);
     let mut client = Connection::open(portunus.http);
@@ -124,16 +130,7 @@ fn a_client_that_reads_nothing_is_cut_off() {
 
 #[test]
 fn an_http_2_client_whose_window_stays_shut_is_cut_off() {
-    let closed = Gate::new();
-    let gate = closed.clone();
-    let backend = Backend::new(move |exchange| {
-        exchange.stop_recording();
-        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-        let piece = vec![b'x'; 1 << 16];
-        while exchange.write(&piece) {}
-        gate.open();
-        exchange.close();
-    });
+    let (backend, closed) = endless();
     let folder = Folder::to(&backend);
     let portunus = Portunus::serve_with(&folder, &["--response-write-timeout", "300ms"]);
     let mut client = RawH2::open(portunus.http);
