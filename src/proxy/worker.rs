@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use super::access_log::AccessLog;
 use super::headers::Limits;
 use super::listener::{self, Listeners};
-use crate::clock::{Clock, TICK, ticks};
+use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::metrics::WorkerCells;
 use crate::table::{Current, Table};
@@ -161,12 +161,5 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         self.drain.phase() != Phase::Serving
-    }
-}
-
-impl Settings {
-    /// In ticks, as the clock counts.
-    pub fn in_ticks(duration: Duration) -> u64 {
-        ticks(duration)
     }
 }
