@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	coordination "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+const (
+	kubeletPort   = 10250
+	leaseDuration = 40 * time.Second
+	leaseInterval = 10 * time.Second
+	retryInterval = 200 * time.Millisecond
+)
+
+// capacity is more than the machine has: the scheduler is to bind whatever a test makes, up to the addresses.
+var capacity = v1.ResourceList{
+	v1.ResourceCPU:              resource.MustParse("64"),
+	v1.ResourceMemory:           resource.MustParse("256Gi"),
+	v1.ResourceEphemeralStorage: resource.MustParse("256Gi"),
+	v1.ResourcePods:             resource.MustParse("250"),
+}
+
+// register makes the Node, ready; it tries again until the context ends.
+func (a *Agent) register(ctx context.Context) error {
+	now := metav1.Now()
+	condition := func(kind v1.NodeConditionType, status v1.ConditionStatus, reason string) v1.NodeCondition {
+		return v1.NodeCondition{Type: kind, Status: status, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now}
+	}
+	node := &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: a.Node,
+			Labels: map[string]string{
+				v1.LabelHostname: a.Node, v1.LabelOSStable: "linux", v1.LabelArchStable: "amd64",
+				v1.LabelTopologyZone: a.Node, v1.LabelTopologyRegion: "test",
+			},
+		},
+		Spec: v1.NodeSpec{PodCIDR: a.PodCIDR, PodCIDRs: []string{a.PodCIDR}},
+		Status: v1.NodeStatus{
+			Capacity:    capacity,
+			Allocatable: capacity,
+			Addresses: []v1.NodeAddress{
+				{Type: v1.NodeInternalIP, Address: a.IP},
+				{Type: v1.NodeHostName, Address: a.Node},
+			},
+			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: kubeletPort}},
+			NodeInfo: v1.NodeSystemInfo{
+				KubeletVersion: "v1.36.3", OperatingSystem: "linux", Architecture: "amd64",
+				ContainerRuntimeVersion: "namespaces://1", OSImage: "none",
+			},
+			Conditions: []v1.NodeCondition{
+				condition(v1.NodeReady, v1.ConditionTrue, "KubeletReady"),
+				condition(v1.NodeMemoryPressure, v1.ConditionFalse, "KubeletHasSufficientMemory"),
+				condition(v1.NodeDiskPressure, v1.ConditionFalse, "KubeletHasNoDiskPressure"),
+				condition(v1.NodePIDPressure, v1.ConditionFalse, "KubeletHasSufficientPID"),
+			},
+		},
+	}
+	for {
+		_, err := a.Client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		if err == nil || apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		if !sleep(retryInterval, ctx.Done()) {
+			return err
+		}
+	}
+}
+
+// heartbeat renews the node's Lease, which is how the control plane knows that the agent lives.
+func (a *Agent) heartbeat(ctx context.Context) {
+	leases := a.Client.CoordinationV1().Leases("kube-node-lease")
+	for {
+		now := metav1.NewMicroTime(time.Now())
+		lease := &coordination.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: a.Node},
+			Spec: coordination.LeaseSpec{
+				HolderIdentity:       ptr.To(a.Node),
+				LeaseDurationSeconds: ptr.To(int32(leaseDuration / time.Second)),
+				RenewTime:            &now,
+			},
+		}
+		_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+		}
+		pause := leaseInterval
+		if err != nil {
+			pause = time.Second
+		}
+		if !sleep(pause, ctx.Done()) {
+			return
+		}
+	}
+}
