@@ -58,6 +58,7 @@ up() {
         exit 1
     fi
     mkdir -p "$(dirname "$state")"
+    : >"$output"
     setsid nohup "$cluster" up --state "$state" "$@" </dev/null >"$output" 2>&1 &
     local pid=$!
     # What it waits for has a bound of its own, below this one.

@@ -37,6 +37,10 @@ func runInside(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &opts); err != nil {
 		return err
 	}
+	// Where nft and ip lie may not be in a user's PATH.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	upCtx, cancel := context.WithTimeout(ctx, upTimeout)
@@ -281,9 +285,8 @@ func (c *cluster) settled(ctx context.Context) error {
 // tell says how the cluster is reached.
 func (c *cluster) tell() {
 	say("ready in %.1f s; it lasts until Ctrl-C or SIGTERM", time.Since(c.Started).Seconds())
-	say("from here:    export KUBECONFIG=%s", c.State.kubeconfig())
-	say("from inside:  portunus-cluster enter --state %s -- kubectl get pods -A", c.State)
-	say("from outside of the cluster's network:  ... enter --state %s -- ip netns exec %s curl http://203.0.113.1/", c.State, network.ClientNetns)
+	say("from here:   export KUBECONFIG=%s", c.State.kubeconfig())
+	say("on the node: portunus-cluster enter --state %s -- kubectl get pods -A", c.State)
 }
 
 // runCommand runs the command of `up` on the node, and ends it when `up` is told to end.

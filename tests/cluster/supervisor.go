@@ -95,7 +95,6 @@ func (s *supervisor) spawn(c *supervised) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// Out of the terminal's reach: Ctrl-C is for the command that runs inside.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -56,12 +56,12 @@ func (h *hostPorts) apply() error {
 	script := fmt.Sprintf(`table ip %[1]s
 delete table ip %[1]s
 table ip %[1]s {
-	chain prerouting { type nat hook prerouting priority dstnat
-		%[2]s
-	}
-	chain output { type nat hook output priority dstnat
-		%[2]s
-	}
+	chain prerouting {
+		type nat hook prerouting priority -100
+		%[2]s	}
+	chain output {
+		type nat hook output priority -100
+		%[2]s	}
 }
 `, h.table, all.String())
 	cmd := exec.Command("nft", "-f", "-")

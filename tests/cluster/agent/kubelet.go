@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -19,7 +20,7 @@ const (
 	maxTail        = 4 << 20 // bytes of a log that tailLines looks through
 )
 
-// serveKubelet serves the kubelet's API, as far as `kubectl logs` needs it, to the API server alone.
+// serveKubelet serves the kubelet's API, as far as kubectl's logs, exec and port-forward need it, to the API server alone.
 func (a *Agent) serveKubelet(ctx context.Context) error {
 	ca, err := os.ReadFile(a.CA)
 	if err != nil {
@@ -38,6 +39,8 @@ func (a *Agent) serveKubelet(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.serveExec)
+	mux.HandleFunc("/portForward/{namespace}/{pod}", a.servePortForward)
 	server := &http.Server{
 		Handler: mux,
 		TLSConfig: &tls.Config{
@@ -61,14 +64,9 @@ func (a *Agent) serveKubelet(ctx context.Context) error {
 
 // serveLogs answers with the log of the container's present run, or with previous=true of the one before.
 func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
-	p := a.find(r.PathValue("namespace"), r.PathValue("pod"))
-	if p == nil {
-		http.Error(w, "no such pod here", http.StatusNotFound)
-		return
-	}
-	c := p.container(r.PathValue("container"))
-	if c == nil {
-		http.Error(w, "no such container", http.StatusNotFound)
+	c, err := a.findContainer(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
 	query := r.URL.Query()
@@ -163,11 +161,16 @@ func tailFrom(log *os.File, from, to int64, lines int) (int64, error) {
 	return from, nil
 }
 
-func (p *pod) container(name string) *container {
-	for _, c := range append(p.inits, p.mains...) {
-		if c.spec.Name == name {
-			return c
+// findContainer is the container that a request's path names.
+func (a *Agent) findContainer(r *http.Request) (*container, error) {
+	p := a.find(r.PathValue("namespace"), r.PathValue("pod"))
+	if p == nil {
+		return nil, fmt.Errorf("no such Pod on %s", a.Node)
+	}
+	for _, c := range slices.Concat(p.inits, p.mains) {
+		if c.spec.Name == r.PathValue("container") {
+			return c, nil
 		}
 	}
-	return nil
+	return nil, fmt.Errorf("no such container in the Pod")
 }

@@ -33,6 +33,7 @@ type pod struct {
 
 	inits, mains []*container
 
+	writing   sync.Mutex // of the status, by one at a time
 	mu        sync.Mutex
 	object    *v1.Pod
 	deadline  time.Time // of its termination
@@ -130,13 +131,7 @@ func (p *pod) run(ctx context.Context) {
 func (p *pod) setUp(ctx context.Context) bool {
 	for {
 		err := p.setUpOnce(ctx)
-		p.mu.Lock()
-		p.problem = ""
-		if err != nil {
-			p.problem = err.Error()
-		}
-		p.mu.Unlock()
-		p.notify()
+		p.tellProblem(err)
 		if err == nil {
 			return true
 		}
@@ -146,10 +141,31 @@ func (p *pod) setUp(ctx context.Context) bool {
 	}
 }
 
+// tellProblem says in the status what keeps the Pod from being set up, and to the user when it is news.
+func (p *pod) tellProblem(err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	p.mu.Lock()
+	news := problem != "" && problem != p.problem
+	p.problem = problem
+	p.mu.Unlock()
+	if news {
+		p.agent.Say("%s/%s: %s", p.namespace, p.name, problem)
+	}
+	p.notify()
+}
+
 func (p *pod) setUpOnce(ctx context.Context) error {
 	if p.address() == "" {
 		if err := p.setUpNetwork(); err != nil {
 			return err
+		}
+	}
+	if !p.spec().HostNetwork {
+		if err := p.agent.hostPorts.set(p.uid, p.address(), p.spec()); err != nil {
+			return fmt.Errorf("host ports: %w", err)
 		}
 	}
 	return p.makeVolumes(ctx)
@@ -164,9 +180,6 @@ func (p *pod) setUpNetwork() error {
 			return err
 		}
 		ip = made.IP
-		if err := p.agent.hostPorts.set(p.uid, ip, p.spec()); err != nil {
-			return fmt.Errorf("host ports: %w", err)
-		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -32,6 +33,8 @@ func (p *pod) writeStatuses(ctx context.Context) {
 // writeStatus writes the present status, trying again while the API server can't be reached, and reports
 // whether there is still an object to write to.
 func (p *pod) writeStatus(ctx context.Context) bool {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	for {
 		status := p.status()
 		p.mu.Lock()
@@ -141,10 +144,13 @@ func (p *pod) initialized(status *v1.PodStatus) bool {
 func (p *pod) phase(status *v1.PodStatus) v1.PodPhase {
 	ended := closed(p.ended)
 	failed, waiting := false, 0
-	for _, s := range append(status.InitContainerStatuses, status.ContainerStatuses...) {
-		if s.State.Terminated != nil && s.State.Terminated.ExitCode != 0 {
-			failed = true
+	for _, s := range slices.Concat(status.InitContainerStatuses, status.ContainerStatuses) {
+		exit := s.State.Terminated
+		if exit == nil {
+			// It was to start again, which it won't if the Pod has ended.
+			exit = s.LastTerminationState.Terminated
 		}
+		failed = failed || exit != nil && exit.ExitCode != 0
 	}
 	for _, s := range status.ContainerStatuses {
 		if s.State.Waiting != nil && s.LastTerminationState.Terminated == nil {

@@ -15,9 +15,7 @@ const (
 	ServiceIP        = "10.96.0.1"
 	DNSIP            = "10.96.0.10"
 	LoadBalancerCIDR = "203.0.113.0/24"
-	NodeCIDR         = "192.168.7.0/24"
 	NodeIP           = "192.168.7.2" // of the first node
-	ClientCIDR       = "198.51.100.0/24"
 	ClientIP         = "198.51.100.10"
 	gatewayIP        = "198.51.100.1" // the node, as the client sees it
 	ClientNetns      = "client"

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -18,20 +17,13 @@ const (
 	insideLink = "eth0"
 )
 
-// nodeSysctls make the node a router. Loose reverse paths aren't needed: every route is symmetric.
-var nodeSysctls = map[string]string{
-	"net.ipv4.ip_forward": "1",
-}
-
 // SetUpNode makes this process's network namespace the nodes' (all nodes share it), and beside it the client's.
 func SetUpNode(nodes int) error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return err
 	}
-	for name, value := range nodeSysctls {
-		if err := writeSysctl(name, value); err != nil {
-			return err
-		}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
+		return fmt.Errorf("make the node a router: %w", err)
 	}
 	if err := linkUp("lo"); err != nil {
 		return err
@@ -145,14 +137,6 @@ const netnsDir = "/run/netns"
 
 // NetnsPath is the file of a namespace that has a name.
 func NetnsPath(name string) string { return filepath.Join(netnsDir, name) }
-
-func writeSysctl(name, value string) error {
-	path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
-	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
-		return fmt.Errorf("sysctl %s: %w", name, err)
-	}
-	return nil
-}
 
 func linkUp(name string) error {
 	link, err := netlink.LinkByName(name)

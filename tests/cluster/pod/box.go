@@ -128,7 +128,7 @@ func assembleRoot(spec *box.Spec) error {
 	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o777); err != nil {
 		return err
 	}
-	if err := os.Chmod(filepath.Join(root, "tmp"), 0o1777); err != nil {
+	if err := os.Chmod(filepath.Join(root, "tmp"), 0o777|os.ModeSticky); err != nil {
 		return err
 	}
 	// Outer mounts first, whatever their order in the Pod.
