@@ -58,7 +58,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         ..Snapshot::default()
     };
     let changed =
-        Changed { hosts: snapshot.hosts.keys().cloned().collect(), backends: vec![key], certificates: Vec::new() };
+        Changed { hosts: snapshot.hosts.keys().cloned().collect(), backends: vec![key], ..Changed::default() };
     let mut publisher = Publisher::new(Metrics::new());
     publisher.publish(&snapshot, &changed);
     publisher.current.load_full()

@@ -30,12 +30,23 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// How far the control side is.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    pub generation: u64,
+    /// The table was made of the snapshot file, or changes can't be seen now.
+    pub stale: bool,
+    /// How each watch stands, a line each.
+    pub watches: Vec<String>,
+}
+
 /// What the admin port shows. The control loop keeps it up to date.
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub drain: Arc<Drain>,
-    /// The first table is in.
+    /// The first table is in, and the workers run.
     pub ready: bool,
+    pub standing: Rc<RefCell<Standing>>,
     pub problems: Rc<dyn Fn() -> Value>,
     pub table: Rc<dyn Fn() -> Value>,
 }
@@ -80,11 +91,13 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         "/livez" if state.metrics.stalled(STALL_MAX) => {
             respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a worker stands still\n")
         }
-        "/readyz" if state.drain.phase() != Phase::Serving => {
-            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n")
+        "/livez" => respond(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => {
+            let (status, sentence) = readiness(state);
+            let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "verbose"));
+            let details = if verbose { details(&state.standing.borrow()) } else { String::new() };
+            respond(status, TEXT, format!("{sentence}\n{details}"))
         }
-        "/readyz" if !state.ready => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no table yet\n"),
-        "/livez" | "/readyz" => respond(StatusCode::OK, TEXT, "ok\n"),
         "/metrics" => match Exposition::text(&state.metrics) {
             Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
             Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n"),
@@ -94,6 +107,25 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         "/" => respond(StatusCode::OK, TEXT, "/livez\n/readyz\n/metrics\n/debug/problems\n/debug/table\n"),
         _ => respond(StatusCode::NOT_FOUND, TEXT, "see / for what is here\n"),
     }
+}
+
+fn readiness(state: &State) -> (StatusCode, &'static str) {
+    match state.drain.phase() {
+        Phase::Serving if state.ready => (StatusCode::OK, "ok"),
+        Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "no table yet"),
+        Phase::Draining | Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    }
+}
+
+/// What `/readyz?verbose` adds.
+fn details(standing: &Standing) -> String {
+    let Standing { generation, stale, watches } = standing;
+    let mut text = format!("table generation: {generation}\nstale: {stale}\n");
+    for watch in watches {
+        text.push_str(watch);
+        text.push('\n');
+    }
+    text
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

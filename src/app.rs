@@ -1,36 +1,34 @@
-//! The composition root: the only file that knows every module. Binds all sockets before anything runs, starts
-//! the workers, and then is the control side: it follows the folder, translates, publishes, and drains.
+//! The composition root: the only file that knows every module. Binds all sockets before anything runs, has the
+//! first table made, starts the workers, and drains in the end.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Objects, Serve, Unsupported, addresses};
+use crate::config::{Cluster, Objects, Serve, Unsupported, addresses};
+use crate::control::{Control, Provider};
 use crate::drain::{Drain, Phase};
-use crate::file::{self, Finding, Folder, Watch};
+use crate::file::{Folder, Watch};
+use crate::kubernetes::client::connect;
+use crate::kubernetes::controller::{Addresses, Writing};
+use crate::kubernetes::{Client, Scope, status};
 use crate::metrics::Metrics;
-use crate::model::Changed;
+use crate::model::ObjectName;
 use crate::proxy::{self, AccessLog, Destination, Limits, Listeners};
-use crate::resolve::{Names, Resolved};
-use crate::table::{Publisher, describe};
+use crate::table::describe;
 use crate::tls;
-use crate::translate::{Resources, Settings, Translator};
+use crate::translate::Settings;
 use crate::upstream::PoolSettings;
 
-/// How often replaced tables are looked through.
-const HOUSEKEEPING: Duration = Duration::from_millis(200);
-/// How often certificates in service are looked at for their last day, and files that could not be read again.
-const EXPIRY: Duration = Duration::from_secs(10);
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -45,6 +43,8 @@ pub fn settings(objects: &Objects) -> Settings {
         policy: objects.load_balance.into(),
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
+        select_namespaces: false,
+        config_map: objects.configmap.clone(),
     }
 }
 
@@ -52,14 +52,7 @@ pub fn settings(objects: &Objects) -> Settings {
 pub fn run(config: &Serve) -> Result<()> {
     // As many sockets as the system allows; where it doesn't, --max-connections is the operator's affair.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let folder = Folder::open(&config.manifests)
-        .with_context(|| format!("the folder of manifests {} can't be read", config.manifests.display()))?;
-    let watch = Watch::start(&config.manifests)
-        .with_context(|| format!("the folder of manifests {} can't be watched", config.manifests.display()))?;
-    let workers = config.workers.map_or_else(default_workers, Into::into);
-    let sockets = Sockets::bind(config, workers)?;
     let metrics = Metrics::new();
-    let drain = Drain::new();
     let (log, writer) = match destination(&config.process.access_log) {
         None => (None, None),
         Some(destination) => {
@@ -69,37 +62,112 @@ pub fn run(config: &Serve) -> Result<()> {
             (Some(log), Some(writer))
         }
     };
-
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
-        let mut control = Control::new(settings(&config.objects), folder, config.endpoints.resolver, metrics.clone());
-        // The first table is in before the first connection is accepted.
-        control.follow();
-        let threads = start_workers(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?;
-        // Only the workers hold the log now; its writer ends with the last of them.
-        drop(log);
-        let state = control.admin(metrics, drain.clone());
-        for listener in sockets.admin {
-            tokio::task::spawn_local(admin::serve(listener, state.clone()));
-        }
-        state.borrow_mut().ready = true;
-        tracing::info!(workers, generation = control.generation, problems = control.problems.borrow().len(), "serving");
-        let mut signals = Signals::new()?;
-        let ending = async {
-            signals.any().await;
-            drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
-        };
-        // Changes are followed to the end: who still comes while the process drains is served as of now.
-        tokio::select! {
-            never = control.run(watch) => match never {},
-            () = ending => {}
-        }
-        anyhow::Ok(())
-    })?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(config, metrics, log))?;
     if let Some(writer) = writer {
         let _ = writer.join();
     }
     Ok(())
+}
+
+async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) -> Result<()> {
+    let (provider, client) = provider(config).await?;
+    let workers = config.workers.map_or_else(default_workers, Into::into);
+    let sockets = Sockets::bind(config, workers)?;
+    let drain = Drain::new();
+    let settings = cluster_settings(config);
+    let mut control = Control::new(settings, provider, config.endpoints.resolver, metrics.clone());
+    let state = admin_state(&control, metrics.clone(), drain.clone());
+    for listener in sockets.admin {
+        tokio::task::spawn_local(admin::serve(listener, state.clone()));
+    }
+    let mut signals = Signals::new()?;
+    // The first table is in before the first connection is accepted.
+    tokio::select! {
+        () = control.begin() => {}
+        () = signals.any() => return Ok(()),
+    }
+    let threads = start_workers(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?;
+    // Only the workers hold the log now; its writer ends with the last of them.
+    drop(log);
+    state.borrow_mut().ready = true;
+    let (generation, problems) = (control.publisher.generation(), control.problems.borrow().len());
+    tracing::info!(workers, generation, problems, "serving");
+    if let Some(client) = client {
+        control.write(&client, &writing(config));
+    }
+    let ending = async {
+        signals.any().await;
+        drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
+    };
+    // Changes are followed to the end: who still comes while the process drains is served as of now.
+    tokio::select! {
+        never = control.run() => match never {},
+        () = ending => {}
+    }
+    control.stop().await;
+    Ok(())
+}
+
+/// Where the objects come from, with a client if it is a cluster.
+async fn provider(config: &Serve) -> Result<(Provider, Option<Client>)> {
+    if let Some(path) = &config.manifests {
+        let folder =
+            Folder::open(path).with_context(|| format!("the folder of manifests {} can't be read", path.display()))?;
+        let watch = Watch::start(path)
+            .with_context(|| format!("the folder of manifests {} can't be watched", path.display()))?;
+        return Ok((Provider::Folder { folder, watch }, None));
+    }
+    let Cluster { kubeconfig, watch_namespace, watch_namespace_selector, snapshot_file, .. } = &config.cluster;
+    let client = connect(kubeconfig.as_deref()).await?;
+    let scope = Scope {
+        namespaces: watch_namespace.clone(),
+        selector: watch_namespace_selector.clone(),
+        config_map: config.objects.configmap.clone(),
+        secrets: config.objects.default_tls_certificate.iter().cloned().collect(),
+    };
+    Ok((Provider::cluster(&client, &scope, snapshot_file.clone()), Some(client)))
+}
+
+/// A cluster has its classes; only a folder may do without.
+fn cluster_settings(config: &Serve) -> Settings {
+    Settings {
+        without_any_class: config.manifests.is_some(),
+        select_namespaces: config.cluster.watch_namespace_selector.is_some(),
+        ..settings(&config.objects)
+    }
+}
+
+fn writing(config: &Serve) -> Writing {
+    let cluster = &config.cluster;
+    let addresses = match (&cluster.publish_service, &cluster.publish_status_address[..]) {
+        (Some(service), _) => Addresses::Service(service.clone()),
+        (None, []) => Addresses::None,
+        (None, addresses) => Addresses::Fixed(status::fixed(addresses)),
+    };
+    Writing {
+        lease: ObjectName::new(&cluster.pod_namespace, &cluster.election_id),
+        lease_duration: cluster.lease_duration,
+        identity: cluster.pod_name.clone().unwrap_or_else(|| format!("portunus-{}", std::process::id())),
+        controller: config.objects.controller_class.clone(),
+        addresses,
+        clear: cluster.update_status_on_shutdown,
+    }
+}
+
+fn admin_state(control: &Control, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
+    let (problems, translator, standing) =
+        (control.problems.clone(), control.translator.clone(), control.standing.clone());
+    let generation = standing.clone();
+    Rc::new(RefCell::new(admin::State {
+        metrics,
+        drain,
+        ready: false,
+        standing,
+        problems: Rc::new(move || json!(&*problems.borrow())),
+        table: Rc::new(move || describe(generation.borrow().generation, translator.borrow().snapshot())),
+    }))
 }
 
 fn default_workers() -> usize {
@@ -207,112 +275,6 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         in_flight_max,
         generation_header: config.process.generation_header,
     }
-}
-
-/// The control side: one thread, which owns everything that makes tables.
-struct Control {
-    folder: Folder,
-    resources: Resources,
-    translator: Rc<RefCell<Translator>>,
-    publisher: Publisher,
-    names: Names,
-    resolved: tokio::sync::mpsc::Receiver<Resolved>,
-    problems: Rc<RefCell<Vec<Finding>>>,
-    metrics: Arc<Metrics>,
-    generation: u64,
-    shown_generation: Rc<std::cell::Cell<u64>>,
-}
-
-impl Control {
-    fn new(settings: Settings, folder: Folder, name_server: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
-        let (names, resolved) = Names::new(name_server);
-        Self {
-            folder,
-            resources: Resources::default(),
-            translator: Rc::new(RefCell::new(Translator::new(settings))),
-            publisher: Publisher::new(metrics.clone()),
-            names,
-            resolved,
-            problems: Rc::default(),
-            metrics,
-            generation: 0,
-            shown_generation: Rc::default(),
-        }
-    }
-
-    /// Follows the folder and the names for ever.
-    async fn run(&mut self, mut watch: Watch) -> std::convert::Infallible {
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut expiry = tokio::time::interval(EXPIRY);
-        loop {
-            tokio::select! {
-                () = watch.changed() => self.follow(),
-                Some((name, addresses)) = self.resolved.recv() => {
-                    self.resources.resolve(&name, addresses);
-                    self.update();
-                }
-                _ = housekeeping.tick() => self.publisher.free_retired(),
-                _ = expiry.tick() => {
-                    if self.folder.is_incomplete() {
-                        self.follow();
-                    }
-                    if self.resources.expire(file::now()) {
-                        self.update();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes up what changed in the folder.
-    fn follow(&mut self) {
-        self.folder.scan(&mut self.resources);
-        self.update();
-    }
-
-    fn update(&mut self) {
-        let changed = self.translator.borrow_mut().update(&mut self.resources);
-        self.publish(&changed);
-        let translator = self.translator.borrow();
-        self.names.want(&translator.external_names(&self.resources));
-        let mut problems = self.folder.findings();
-        problems.extend(self.folder.locate(&translator.problems()));
-        problems.sort();
-        let known = self.problems.borrow();
-        for problem in problems.iter().filter(|problem| known.binary_search(problem).is_err()) {
-            tracing::warn!("{problem}");
-        }
-        drop(known);
-        self.metrics.problems.store(problems.len() as u64, Ordering::Relaxed);
-        *self.problems.borrow_mut() = problems;
-    }
-
-    fn publish(&mut self, changed: &Changed) {
-        if changed.is_empty() && self.generation > 0 {
-            return;
-        }
-        self.generation = self.publisher.publish(self.translator.borrow().snapshot(), changed);
-        self.shown_generation.set(self.generation);
-        let Changed { hosts, backends, certificates } = changed;
-        let (hosts, backends, certificates) = (hosts.len(), backends.len(), certificates.len());
-        tracing::info!(generation = self.generation, hosts, backends, certificates, "published");
-    }
-
-    fn admin(&self, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
-        let (problems, translator, generation) =
-            (self.problems.clone(), self.translator.clone(), self.shown_generation.clone());
-        Rc::new(RefCell::new(admin::State {
-            metrics,
-            drain,
-            ready: false,
-            problems: Rc::new(move || problems.borrow().iter().map(described).collect()),
-            table: Rc::new(move || describe(generation.get(), translator.borrow().snapshot())),
-        }))
-    }
-}
-
-fn described(finding: &Finding) -> Value {
-    json!(finding)
 }
 
 /// SIGTERM and SIGINT, told apart from nothing else.

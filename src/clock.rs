@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a worker looks at its deadlines: the precision of every timeout.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -32,6 +32,12 @@ pub struct Timer {
     deadline: Rc<Deadline>,
     place: usize,
     clock: Rc<Clock>,
+}
+
+/// The system's time in seconds since the epoch, as certificates have it.
+pub fn unix_seconds() -> i64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// A duration in ticks, rounded up; at least one.

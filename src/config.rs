@@ -27,7 +27,7 @@ pub struct Config {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the routes that a folder of manifests asks for, and follow its changes
+    /// Serve the routes that a cluster or a folder of manifests asks for, and follow the changes
     Serve(Box<Serve>),
     /// Print every problem in a folder of manifests, with file and line; exit 1 if there is one
     Check(Check),
@@ -56,6 +56,9 @@ pub struct Objects {
     /// What becomes of an Ingress with an ingress-nginx annotation that restricts access and isn't supported
     #[arg(long, env = "PORTUNUS_UNSUPPORTED_ANNOTATIONS", default_value = "close", value_name = "WHAT")]
     pub unsupported_annotations: Unsupported,
+    /// ConfigMap with settings that count before these flags, under their names, and may change while serving
+    #[arg(long, env = "PORTUNUS_CONFIGMAP", value_name = "NS/NAME")]
+    pub configmap: Option<ObjectName>,
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
@@ -102,9 +105,9 @@ pub struct Echo {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listeners")]
 pub struct Serve {
-    /// Folder of manifests (.yaml, .yml, .json), read recursively and watched
+    /// Folder of manifests (.yaml, .yml, .json), read recursively and watched, in place of a cluster
     #[arg(long, env = "PORTUNUS_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
     /// Address for HTTP; may be given several times. Port 0 takes any free one, `off` means none, [::] takes IPv4 too
     #[arg(long, env = "PORTUNUS_HTTP_LISTEN", default_value = "[::]:8080", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
     pub http_listen: Vec<Listen>,
@@ -118,6 +121,9 @@ pub struct Serve {
     #[arg(long, env = "PORTUNUS_WORKERS")]
     pub workers: Option<NonZeroUsize>,
 
+    #[command(flatten, next_help_heading = "Cluster")]
+    pub cluster: Cluster,
+
     #[command(flatten, next_help_heading = "Objects")]
     pub objects: Objects,
 
@@ -129,6 +135,44 @@ pub struct Serve {
 
     #[command(flatten, next_help_heading = "Process")]
     pub process: Process,
+}
+
+/// Where the objects come from without a folder, and what is written back.
+#[derive(Debug, Args)]
+pub struct Cluster {
+    /// Kubeconfig of the cluster [default: the Pod's own ServiceAccount, else $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, env = "PORTUNUS_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespaces to watch, so that rights in these suffice [default: all]
+    #[arg(long, env = "PORTUNUS_WATCH_NAMESPACE", value_name = "NS", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
+    /// Serve the Ingresses of namespaces with these labels only, as in `team=a,stage!=test`
+    #[arg(long, env = "PORTUNUS_WATCH_NAMESPACE_SELECTOR", value_name = "LABELS", conflicts_with = "watch_namespace")]
+    pub watch_namespace_selector: Option<String>,
+    /// Start from this file if the API server can't be reached, and keep the last good state there. Holds keys
+    #[arg(long, env = "PORTUNUS_SNAPSHOT_FILE", value_name = "FILE")]
+    pub snapshot_file: Option<PathBuf>,
+    /// Service whose addresses are written into the status of our Ingresses
+    #[arg(long, env = "PORTUNUS_PUBLISH_SERVICE", value_name = "NS/NAME", conflicts_with = "publish_status_address")]
+    pub publish_service: Option<ObjectName>,
+    /// Addresses or host names to write there instead
+    #[arg(long, env = "PORTUNUS_PUBLISH_STATUS_ADDRESS", value_name = "ADDR", value_delimiter = ',')]
+    pub publish_status_address: Vec<String>,
+    /// Take the addresses out of the status again when the last replica stops
+    #[arg(long, env = "PORTUNUS_UPDATE_STATUS_ON_SHUTDOWN")]
+    pub update_status_on_shutdown: bool,
+    /// Name of the Lease by which one replica is chosen to write status and Events
+    #[arg(long, env = "PORTUNUS_ELECTION_ID", default_value = "portunus-leader", value_name = "NAME")]
+    pub election_id: String,
+    /// How long a leader that is gone is waited for; it renews three times as often
+    #[arg(long, env = "PORTUNUS_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+    /// Namespace that the process runs in, and its Lease lies in
+    #[arg(long, env = "PORTUNUS_POD_NAMESPACE", default_value = "default", value_name = "NS")]
+    pub pod_namespace: String,
+    /// Name that the process goes by in the Lease and in Events [default: portunus- and its process id]
+    #[arg(long, env = "PORTUNUS_POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod table;
 
 pub mod file;
+pub mod kubernetes;
 pub mod proxy;
 pub mod resolve;
 
@@ -25,3 +26,4 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;

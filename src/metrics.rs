@@ -112,6 +112,11 @@ pub struct Metrics {
     pub tables_alive: AtomicI64,
     pub problems: AtomicU64,
     pub log_dropped: AtomicU64,
+    /// 1 if the table may be behind the cluster.
+    pub stale: AtomicU64,
+    /// 1 if this replica writes status and Events.
+    pub leader: AtomicU64,
+    pub watch_failures: AtomicU64,
 }
 
 impl Metrics {
@@ -253,8 +258,9 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
     let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
     let help = "Access log lines dropped because the queue was full";
     dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;
-
-    Ok(())
+    let failures = ConstCounter::new(metrics.watch_failures.load(Ordering::Relaxed));
+    let help = "Watches of the API server that failed and were tried again";
+    failures.encode(encoder.encode_descriptor("watch_failures", help, None, MetricType::Counter)?)
 }
 
 fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -274,6 +280,8 @@ fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         ),
         ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
         ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
+        ("stale", "1 if the table may be behind the cluster", metrics.stale.load(Ordering::Relaxed)),
+        ("leader", "1 if this replica writes status and Events", metrics.leader.load(Ordering::Relaxed)),
         ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),
     ];
     for (name, help, value) in gauges {

@@ -133,6 +133,11 @@ impl Publisher {
         generation
     }
 
+    /// The number of the table in use; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation
+    }
+
     /// Frees replaced tables that nobody holds any more.
     pub fn free_retired(&mut self) {
         self.retired.retain(|table| Arc::strong_count(table) > 1);

@@ -13,7 +13,9 @@ pub enum LogFormat {
 
 /// Starts logging; `filter` is of the form `info` or `portunus=debug,warn`.
 pub fn start(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Watches that fail are told of here, in one sentence each; kube says the same at each try.
+    let quiet = |filter: &str| format!("kube_runtime=error,kube_client=error,{filter}");
+    let filter = EnvFilter::try_new(quiet(filter)).unwrap_or_else(|_| EnvFilter::new(quiet("info")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::clock::unix_seconds;
 use crate::translate::{Object, ObjectRef, Problem, Resources};
 use objects::Found;
 
@@ -63,12 +64,19 @@ impl std::fmt::Display for Finding {
     }
 }
 
+/// A problem of an object that is in no file.
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        finding(&problem, None, None)
+    }
+}
+
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
     files: BTreeMap<PathBuf, File>,
     /// What [`Resources`] has from here.
-    applied: BTreeMap<ObjectRef, Object>,
+    applied: BTreeSet<ObjectRef>,
     findings: Vec<Finding>,
     /// A folder or file could not be read the last time.
     incomplete: bool,
@@ -98,7 +106,7 @@ impl Folder {
         Ok(Self {
             root: root.to_owned(),
             files: BTreeMap::new(),
-            applied: BTreeMap::new(),
+            applied: BTreeSet::new(),
             findings: Vec::new(),
             incomplete: false,
             hasher: RandomState::new(),
@@ -112,7 +120,7 @@ impl Folder {
         self.incomplete = !unreadable.is_empty();
         // What can't be looked at now is not gone.
         self.files.retain(|path, _| paths.contains(path) || unreadable.iter().any(|folder| path.starts_with(folder)));
-        let now = now();
+        let now = unix_seconds();
         for path in paths {
             self.read(&path, now);
         }
@@ -254,17 +262,18 @@ impl Folder {
                 self.findings.push(finding(&problem, Some(path.clone()), line));
             }
         }
-        let gone: Vec<ObjectRef> =
-            self.applied.keys().filter(|reference| !wanted.contains_key(*reference)).cloned().collect();
-        for reference in gone {
-            resources.remove(&reference);
-            self.applied.remove(&reference);
-        }
-        for (reference, (_, object)) in wanted {
-            if self.applied.get(&reference) != Some(object) {
-                resources.apply(object.clone());
-                self.applied.insert(reference, object.clone());
+        self.applied.retain(|reference| {
+            let stays = wanted.contains_key(reference);
+            if !stays {
+                resources.remove(reference);
             }
+            stays
+        });
+        for (reference, (_, object)) in wanted {
+            if !resources.holds(object) {
+                resources.apply(object.clone());
+            }
+            self.applied.insert(reference);
         }
     }
 }
@@ -297,12 +306,6 @@ impl File {
             }
         }
     }
-}
-
-/// Seconds since the epoch.
-pub fn now() -> i64 {
-    let age = SystemTime::now().duration_since(UNIX_EPOCH);
-    age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// A file's documents as it is now; none if it can't be read.

@@ -1,6 +1,6 @@
 //! Objects out of a document: the kinds that are read, `List` taken apart, everything else left alone.
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::de::DeserializeOwned;
@@ -40,7 +40,7 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
     }
     let Some(kind) = kind(text("kind")) else { return };
     let metadata = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
-    let namespace = if kind == Kind::IngressClass {
+    let namespace = if matches!(kind, Kind::IngressClass | Kind::Namespace) {
         ""
     } else {
         metadata("namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default")
@@ -77,6 +77,7 @@ fn kind(text: &str) -> Option<Kind> {
         "Service" => Some(Kind::Service),
         "EndpointSlice" => Some(Kind::EndpointSlice),
         "Secret" => Some(Kind::Secret),
+        "ConfigMap" => Some(Kind::ConfigMap),
         _ => None,
     }
 }
@@ -84,7 +85,7 @@ fn kind(text: &str) -> Option<Kind> {
 fn api_version(kind: Kind) -> &'static str {
     match kind {
         Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
-        Kind::Service | Kind::Secret => "v1",
+        Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Namespace => "v1",
         Kind::EndpointSlice => "discovery.k8s.io/v1",
     }
 }
@@ -94,7 +95,7 @@ fn is_of_group(kind: Kind, version: &str) -> bool {
     let group = version.split_once('/').map_or("", |(group, _)| group);
     match kind {
         Kind::Ingress | Kind::IngressClass => matches!(group, "networking.k8s.io" | "extensions" | ""),
-        Kind::Service | Kind::Secret => group.is_empty(),
+        Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Namespace => group.is_empty(),
         Kind::EndpointSlice => matches!(group, "discovery.k8s.io" | ""),
     }
 }
@@ -110,5 +111,7 @@ fn parse(kind: Kind, value: &Value, now: i64) -> Result<Option<Object>, serde_js
         Kind::Service => Some(typed::<Service>(value)?.into()),
         Kind::EndpointSlice => Some(typed::<EndpointSlice>(value)?.into()),
         Kind::Secret => Object::from_secret(typed::<Secret>(value)?, now),
+        Kind::ConfigMap => Some(typed::<ConfigMap>(value)?.into()),
+        Kind::Namespace => Some(typed::<Namespace>(value)?.into()),
     })
 }

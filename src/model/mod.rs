@@ -45,10 +45,13 @@ pub struct Changed {
     pub hosts: Vec<HostPattern>,
     pub backends: Vec<BackendKey>,
     pub certificates: Vec<ObjectName>,
+    /// Another Secret is the default now, or none.
+    pub default_certificate: bool,
 }
 
 impl Changed {
     pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty() && self.backends.is_empty() && self.certificates.is_empty()
+        let Self { hosts, backends, certificates, default_certificate } = self;
+        hosts.is_empty() && backends.is_empty() && certificates.is_empty() && !default_certificate
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// `namespace/name`. Cheap to clone, ordered by namespace and then by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,5 +41,14 @@ impl FromStr for ObjectName {
 impl Serialize for ObjectName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // A cluster-scoped object has an empty namespace.
+        let (namespace, name) = text.split_once('/').ok_or_else(|| de::Error::custom("no NAMESPACE/NAME"))?;
+        Ok(Self::new(namespace, name))
     }
 }

@@ -2,10 +2,16 @@
 //! (Kubernetes documentation, "Ingress class"). What isn't ours is left alone, without a word.
 
 use super::Settings;
-use super::resources::{Ingress, Resources};
+use super::object::Ingress;
+use super::resources::Resources;
 use crate::model::ObjectName;
 
 pub(super) fn is_ours(ingress: &Ingress, resources: &Resources, settings: &Settings) -> bool {
+    // Where the operator selects namespaces, those that are known are the selected ones.
+    let namespace = ObjectName::new("", &ingress.name.namespace);
+    if settings.select_namespaces && !resources.namespaces.contains(&namespace) {
+        return false;
+    }
     let ours = |controller: &str| controller == settings.controller;
     // Either may name our class without an IngressClass object, as in a folder of three manifests.
     if let Some(class) = ingress.class.as_ref().or(ingress.legacy_class.as_ref()) {
@@ -19,7 +25,7 @@ pub(super) fn is_ours(ingress: &Ingress, resources: &Resources, settings: &Setti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::translate::resources::{IngressClass, Object};
+    use crate::translate::object::{IngressClass, Object};
 
     fn ingress(class: Option<&str>, legacy: Option<&str>) -> Ingress {
         Ingress {

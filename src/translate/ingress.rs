@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Settings;
 use super::annotations;
+use super::object::{BackendSpec, Ingress, IngressPath};
 use super::problem::{Kind, ObjectRef, Problem};
-use super::resources::{BackendSpec, Ingress, IngressPath, Resources};
+use super::resources::Resources;
 use crate::model::{
     BackendKey, BackendRef, Host, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
 };

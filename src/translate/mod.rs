@@ -8,56 +8,26 @@
 mod annotations;
 mod class;
 mod ingress;
+mod object;
 mod problem;
 mod resources;
+mod saved;
 mod secret;
 mod service;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
-pub use resources::{Dirty, Object, Resources};
+pub use resources::{Dirty, Resources};
+pub use settings::Settings;
 
-use crate::balance::Policy;
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use ingress::Parts;
-
-/// What the operator decides for all objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the operator's")]
-pub struct Settings {
-    /// Controller name of our IngressClasses.
-    pub controller: String,
-    /// Class that is ours by its name alone.
-    pub class: String,
-    /// Take Ingresses without a class, whatever classes there are.
-    pub without_class: bool,
-    /// Take Ingresses without a class as long as there is no IngressClass at all (a folder of manifests).
-    pub without_any_class: bool,
-    pub allow_external_names: bool,
-    pub policy: Policy,
-    pub default_certificate: Option<ObjectName>,
-    /// Serve an Ingress whose annotations restrict access even though they are not honoured.
-    pub ignore_unsupported_annotations: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            controller: "portunus.dev/ingress-controller".to_owned(),
-            class: "portunus".to_owned(),
-            without_class: false,
-            without_any_class: true,
-            allow_external_names: false,
-            policy: Policy::default(),
-            default_certificate: None,
-            ignore_unsupported_annotations: false,
-        }
-    }
-}
 
 /// A translation from nothing, as `check` and tests want it.
 #[derive(Debug, PartialEq, Serialize)]
@@ -75,7 +45,12 @@ pub fn translate(resources: &mut Resources, settings: &Settings) -> Translation 
 
 #[derive(Debug)]
 pub struct Translator {
+    /// As the flags have them; a ConfigMap may say otherwise.
+    flags: Settings,
     settings: Settings,
+    settings_problems: Vec<Problem>,
+    /// The ConfigMap has been looked for.
+    configured: bool,
     ingresses: BTreeMap<ObjectName, Parts>,
     by_host: BTreeMap<HostPattern, BTreeSet<ObjectName>>,
     by_backend: BTreeMap<BackendKey, BTreeSet<ObjectName>>,
@@ -84,6 +59,7 @@ pub struct Translator {
     host_problems: BTreeMap<HostPattern, Vec<Problem>>,
     backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
     secret_problems: BTreeMap<ObjectName, Vec<Problem>>,
+    updated: BTreeSet<ObjectName>,
 }
 
 /// What must be made again.
@@ -97,7 +73,10 @@ struct Work {
 impl Translator {
     pub fn new(settings: Settings) -> Self {
         Self {
+            flags: settings.clone(),
             settings,
+            settings_problems: Vec::new(),
+            configured: false,
             ingresses: BTreeMap::new(),
             by_host: BTreeMap::new(),
             by_backend: BTreeMap::new(),
@@ -106,6 +85,7 @@ impl Translator {
             host_problems: BTreeMap::new(),
             backend_problems: BTreeMap::new(),
             secret_problems: BTreeMap::new(),
+            updated: BTreeSet::new(),
         }
     }
 
@@ -117,7 +97,10 @@ impl Translator {
     pub fn update(&mut self, resources: &mut Resources) -> Changed {
         let dirty = resources.take_dirty();
         let mut work = Work::default();
-        for name in self.dirty_ingresses(&dirty, resources) {
+        let default_certificate = self.snapshot.default_certificate.clone();
+        let unread = !std::mem::replace(&mut self.configured, true);
+        let all = (unread || dirty.settings) && self.configure(resources, &mut work);
+        for name in self.dirty_ingresses(&dirty, all, resources) {
             self.update_ingress(&name, resources, &mut work);
         }
         for service in &dirty.services {
@@ -130,11 +113,14 @@ impl Translator {
             work.hosts.extend(self.ingresses[ingress].hosts());
         }
         work.secrets.extend(dirty.secrets.iter().filter(|name| self.is_wanted(name)).cloned());
-        Changed {
+        let mut changed = Changed {
             backends: work.backends.into_iter().filter(|key| self.make_backend(key, resources)).collect(),
             hosts: work.hosts.into_iter().filter(|host| self.make_host(host, resources)).collect(),
             certificates: work.secrets.into_iter().filter(|name| self.make_certificate(name, resources)).collect(),
-        }
+            default_certificate: false,
+        };
+        changed.default_certificate = self.snapshot.default_certificate != default_certificate;
+        changed
     }
 
     /// Everything that is wrong, in the order of objects and fields.
@@ -154,7 +140,9 @@ impl Translator {
                 "create it; a self-signed one is served meanwhile",
             )
         });
-        let all = of_ingresses.chain(of_hosts).chain(of_backends).chain(of_secrets).chain(&no_default);
+        let of_settings = &self.settings_problems;
+        let all =
+            of_ingresses.chain(of_hosts).chain(of_backends).chain(of_secrets).chain(&no_default).chain(of_settings);
         all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -167,15 +155,41 @@ impl Translator {
         services.filter_map(|service| service.external_name.clone()).collect()
     }
 
-    fn dirty_ingresses(&self, dirty: &Dirty, resources: &Resources) -> BTreeSet<ObjectName> {
-        if dirty.classes {
+    /// The Ingresses that are ours.
+    pub fn ingresses(&self) -> impl Iterator<Item = &ObjectName> {
+        self.ingresses.keys()
+    }
+
+    /// The Ingresses of ours that came or changed since the last call.
+    pub fn take_updated(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.updated)
+    }
+
+    /// Takes up the operator's ConfigMap. Says whether anything is different, and then has all made again.
+    fn configure(&mut self, resources: &Resources, work: &mut Work) -> bool {
+        let (settings, problems) = self.flags.with_config_map(resources);
+        self.settings_problems = problems;
+        if settings == self.settings {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.settings, settings);
+        work.hosts.extend(self.by_host.keys().cloned());
+        work.backends.extend(self.by_backend.keys().cloned());
+        work.secrets
+            .extend([before.default_certificate, self.settings.default_certificate.clone()].into_iter().flatten());
+        self.snapshot.default_certificate = None;
+        true
+    }
+
+    fn dirty_ingresses(&self, dirty: &Dirty, all: bool, resources: &Resources) -> BTreeSet<ObjectName> {
+        if all || dirty.classes {
             return self.ingresses.keys().chain(resources.ingresses.keys()).cloned().collect();
         }
         dirty.ingresses.clone()
     }
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
-        let ours = |ingress: &&resources::Ingress| class::is_ours(ingress, resources, &self.settings);
+        let ours = |ingress: &&object::Ingress| class::is_ours(ingress, resources, &self.settings);
         let parts = resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings));
         if self.ingresses.get(name) == parts.as_ref() {
             return;
@@ -185,6 +199,7 @@ impl Translator {
         }
         if let Some(new) = parts {
             self.index(&new, work, |set, name| set.insert(name.clone()));
+            self.updated.insert(name.clone());
             self.ingresses.insert(name.clone(), new);
         }
     }

@@ -15,6 +15,20 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Secret,
+    ConfigMap,
+    Namespace,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] = [
+        Self::Ingress,
+        Self::IngressClass,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Namespace,
+    ];
 }
 
 /// One object. Cluster-scoped ones have an empty namespace.

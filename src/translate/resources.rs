@@ -1,117 +1,13 @@
-//! The objects that translation reads, as small values of our own. Each Kubernetes object becomes one at the
-//! border, by `From`, and is dropped there; [`Resources`] holds them and notes what changed.
+//! All objects that there are, as translation reads them, and what changed among them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use k8s_openapi::api::networking::v1 as networking;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-
-use super::annotations;
+use super::object::{EndpointSlice, Ingress, IngressClass, Object, Service};
 use super::problem::{Kind, ObjectRef};
 use super::secret::{self, InvalidSecret};
-use crate::model::{Certificate, ObjectName, PortRef};
-
-const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
-const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
-const SLICE_SERVICE: &str = "kubernetes.io/service-name";
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ingress {
-    pub name: ObjectName,
-    /// Seconds since the epoch; `None` (a manifest that was never applied) counts as oldest.
-    pub created: Option<i64>,
-    pub class: Option<String>,
-    pub legacy_class: Option<String>,
-    /// Names of ingress-nginx's annotations, without the prefix.
-    pub annotations: Vec<String>,
-    pub default_backend: Option<BackendSpec>,
-    pub rules: Vec<IngressRule>,
-    pub tls: Vec<IngressTls>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct IngressRule {
-    pub host: String,
-    pub paths: Vec<IngressPath>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct IngressPath {
-    pub path: Option<String>,
-    /// `Exact`, `Prefix` or `ImplementationSpecific`, as written.
-    pub path_type: String,
-    pub backend: BackendSpec,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum BackendSpec {
-    Service {
-        name: String,
-        port: PortRef,
-    },
-    /// `resource`, or neither a service nor a port: what is wrong with it.
-    Unusable {
-        field: &'static str,
-        what: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct IngressTls {
-    pub hosts: Vec<String>,
-    pub secret: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct IngressClass {
-    pub controller: String,
-    pub default: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Service {
-    pub name: ObjectName,
-    pub external_name: Option<String>,
-    pub ports: Vec<ServicePort>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServicePort {
-    /// Its place in `spec.ports`.
-    pub index: usize,
-    pub name: String,
-    pub port: u16,
-    /// The number to use where a slice leaves it open.
-    pub target: u16,
-    pub app_protocol: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct EndpointSlice {
-    pub name: ObjectName,
-    pub service: String,
-    pub ports: Vec<SlicePort>,
-    pub endpoints: Vec<SliceEndpoint>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct SlicePort {
-    pub name: String,
-    pub port: Option<u16>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct SliceEndpoint {
-    pub addresses: Vec<String>,
-    pub ready: bool,
-    pub serving: bool,
-    pub terminating: bool,
-}
+use crate::model::{Certificate, ObjectName};
 
 /// A Secret of type `kubernetes.io/tls`, read when it arrives.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,20 +17,12 @@ pub struct Secret {
     pub invalid: Option<InvalidSecret>,
 }
 
-/// One object that a provider has seen, on its way into [`Resources`].
-#[derive(Debug, Clone, PartialEq)]
-pub enum Object {
-    Ingress(Ingress),
-    IngressClass(ObjectName, IngressClass),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
-    Secret(ObjectName, Result<Certificate, InvalidSecret>),
-}
-
 /// What changed since translation last looked.
 #[derive(Debug, Default)]
 pub struct Dirty {
+    /// Which Ingresses are ours may be another question now: a class or a namespace has changed.
     pub(super) classes: bool,
+    pub(super) settings: bool,
     pub(super) ingresses: BTreeSet<ObjectName>,
     pub(super) services: BTreeSet<ObjectName>,
     pub(super) secrets: BTreeSet<ObjectName>,
@@ -150,29 +38,72 @@ pub struct Resources {
     pub(super) slices: BTreeMap<ObjectName, BTreeMap<ObjectName, EndpointSlice>>,
     slice_services: BTreeMap<ObjectName, ObjectName>,
     pub(super) secrets: BTreeMap<ObjectName, Secret>,
+    pub(super) config_maps: BTreeMap<ObjectName, BTreeMap<String, String>>,
+    /// The selected ones, where the operator selects.
+    pub(super) namespaces: BTreeSet<ObjectName>,
     /// Addresses of external names, by name.
     pub(super) resolved: BTreeMap<String, Vec<IpAddr>>,
     dirty: Dirty,
 }
 
 impl Resources {
-    /// Adds the object or replaces the one of its name.
+    /// Adds the object or replaces the one of its name. One that is there already, as it is, changes nothing.
     pub fn apply(&mut self, object: Object) {
         match object {
             Object::Ingress(ingress) => {
-                self.dirty.ingresses.insert(ingress.name.clone());
-                self.ingresses.insert(ingress.name.clone(), ingress);
+                let name = ingress.name.clone();
+                if put(&mut self.ingresses, &name, ingress) {
+                    self.dirty.ingresses.insert(name);
+                }
             }
-            Object::IngressClass(name, class) => {
-                self.dirty.classes |= self.classes.get(&name) != Some(&class);
-                self.classes.insert(name, class);
-            }
+            Object::IngressClass(name, class) => self.dirty.classes |= put(&mut self.classes, &name, class),
             Object::Service(service) => {
-                self.dirty.services.insert(service.name.clone());
-                self.services.insert(service.name.clone(), service);
+                let name = service.name.clone();
+                if put(&mut self.services, &name, service) {
+                    self.dirty.services.insert(name);
+                }
             }
             Object::EndpointSlice(slice) => self.apply_slice(slice),
             Object::Secret(name, read) => self.apply_secret(name, read),
+            Object::ConfigMap(name, data) => self.dirty.settings |= put(&mut self.config_maps, &name, data),
+            Object::Namespace(name) => self.dirty.classes |= self.namespaces.insert(name),
+        }
+    }
+
+    /// Whether the object is there as it is.
+    pub fn holds(&self, object: &Object) -> bool {
+        match object {
+            Object::Ingress(ingress) => self.ingresses.get(&ingress.name) == Some(ingress),
+            Object::IngressClass(name, class) => self.classes.get(name) == Some(class),
+            Object::Service(service) => self.services.get(&service.name) == Some(service),
+            Object::EndpointSlice(slice) => self.slice(&slice.name) == Some(slice),
+            Object::Secret(name, Ok(read)) => self
+                .secrets
+                .get(name)
+                .is_some_and(|secret| secret.invalid.is_none() && secret.certificate.as_deref() == Some(read)),
+            Object::Secret(_, Err(_)) => false,
+            Object::ConfigMap(name, data) => self.config_maps.get(name) == Some(data),
+            Object::Namespace(name) => self.namespaces.contains(name),
+        }
+    }
+
+    fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+        self.slices.get(self.slice_services.get(name)?)?.get(name)
+    }
+
+    /// Removes the objects of a kind that are not among those `kept`, where `of` says which names are meant.
+    pub fn retain(&mut self, kind: Kind, of: impl Fn(&ObjectName) -> bool, kept: &HashSet<ObjectName>) {
+        let names: Vec<ObjectName> = match kind {
+            Kind::Ingress => self.ingresses.keys().cloned().collect(),
+            Kind::IngressClass => self.classes.keys().cloned().collect(),
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::EndpointSlice => self.slice_services.keys().cloned().collect(),
+            Kind::Secret => self.secrets.keys().cloned().collect(),
+            Kind::ConfigMap => self.config_maps.keys().cloned().collect(),
+            Kind::Namespace => self.namespaces.iter().cloned().collect(),
+        };
+        for name in names.into_iter().filter(|name| of(name) && !kept.contains(name)) {
+            self.remove(&ObjectRef { kind, name });
         }
     }
 
@@ -193,6 +124,8 @@ impl Resources {
                 self.dirty.secrets.insert(name.clone());
                 self.secrets.remove(name);
             }
+            Kind::ConfigMap => self.dirty.settings |= self.config_maps.remove(name).is_some(),
+            Kind::Namespace => self.dirty.classes |= self.namespaces.remove(name),
         }
     }
 
@@ -224,6 +157,7 @@ impl Resources {
     /// Has everything looked at again, as a translator that begins now must.
     pub fn mark_all(&mut self) {
         self.dirty.classes = true;
+        self.dirty.settings = true;
         self.dirty.ingresses.extend(self.ingresses.keys().cloned());
         self.dirty.services.extend(self.services.keys().cloned());
         self.dirty.secrets.extend(self.secrets.keys().cloned());
@@ -235,6 +169,9 @@ impl Resources {
     }
 
     fn apply_slice(&mut self, slice: EndpointSlice) {
+        if self.slice(&slice.name) == Some(&slice) {
+            return;
+        }
         self.remove_slice(&slice.name);
         let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.as_str().into() };
         self.dirty.services.insert(service.clone());
@@ -264,168 +201,17 @@ impl Resources {
                 Secret { certificate: before.or(expired), invalid: Some(invalid) }
             }
         };
-        self.dirty.secrets.insert(name.clone());
-        self.secrets.insert(name, secret);
-    }
-}
-
-/// Metadata's name; objects without a namespace are in `default`, as `kubectl` has it.
-fn name(metadata: &ObjectMeta) -> ObjectName {
-    ObjectName::new(
-        metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default"),
-        metadata.name.as_deref().unwrap_or_default(),
-    )
-}
-
-fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
-    metadata.annotations.as_ref()?.get(key).cloned()
-}
-
-fn annotation_names(metadata: &ObjectMeta) -> Vec<String> {
-    let all = metadata.annotations.iter().flat_map(BTreeMap::keys);
-    all.filter_map(|key| key.strip_prefix(annotations::PREFIX)).map(str::to_owned).collect()
-}
-
-impl From<networking::Ingress> for Object {
-    fn from(object: networking::Ingress) -> Self {
-        let spec = object.spec.unwrap_or_default();
-        let rule = |rule: networking::IngressRule| IngressRule {
-            host: rule.host.unwrap_or_default(),
-            paths: rule.http.map(|http| http.paths).unwrap_or_default().into_iter().map(Into::into).collect(),
-        };
-        let tls = |tls: networking::IngressTLS| IngressTls {
-            hosts: tls.hosts.unwrap_or_default(),
-            secret: tls.secret_name.filter(|name| !name.is_empty()),
-        };
-        Self::Ingress(Ingress {
-            name: name(&object.metadata),
-            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-            class: spec.ingress_class_name,
-            legacy_class: annotation(&object.metadata, LEGACY_CLASS),
-            annotations: annotation_names(&object.metadata),
-            default_backend: spec.default_backend.map(Into::into),
-            rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
-            tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),
-        })
-    }
-}
-
-impl From<networking::HTTPIngressPath> for IngressPath {
-    fn from(path: networking::HTTPIngressPath) -> Self {
-        Self { path: path.path, path_type: path.path_type, backend: path.backend.into() }
-    }
-}
-
-impl From<networking::IngressBackend> for BackendSpec {
-    fn from(backend: networking::IngressBackend) -> Self {
-        let unusable = |field, what: String| Self::Unusable { field, what };
-        if let Some(resource) = backend.resource {
-            let what = format!("a backend of kind {} can't be sent requests", resource.kind);
-            return unusable("resource", what);
-        }
-        let Some(service) = backend.service else {
-            return unusable("service", "the backend names no Service".to_owned());
-        };
-        let port = service.port.unwrap_or_default();
-        match (port.name.filter(|name| !name.is_empty()), port.number) {
-            (Some(port), _) => Self::Service { name: service.name, port: PortRef::Name(port.into()) },
-            (None, Some(number)) => match port_number(number) {
-                Some(port) => Self::Service { name: service.name, port: PortRef::Number(port) },
-                None => unusable("service.port.number", format!("{number} is no port number")),
-            },
-            (None, None) => unusable("service.port", "the backend names no port".to_owned()),
+        if put(&mut self.secrets, &name, secret) {
+            self.dirty.secrets.insert(name);
         }
     }
 }
 
-impl From<networking::IngressClass> for Object {
-    fn from(object: networking::IngressClass) -> Self {
-        let default = annotation(&object.metadata, DEFAULT_CLASS).as_deref() == Some("true");
-        let controller = object.spec.and_then(|spec| spec.controller).unwrap_or_default();
-        let name = ObjectName::new("", object.metadata.name.as_deref().unwrap_or_default());
-        Self::IngressClass(name, IngressClass { controller, default })
+/// Says whether it is another one than before.
+fn put<T: PartialEq>(all: &mut BTreeMap<ObjectName, T>, name: &ObjectName, object: T) -> bool {
+    if all.get(name) == Some(&object) {
+        return false;
     }
-}
-
-impl From<core::Service> for Object {
-    fn from(object: core::Service) -> Self {
-        let spec = object.spec.unwrap_or_default();
-        let port = |(index, port): (usize, core::ServicePort)| {
-            let number = port_number(port.port)?;
-            let target = match port.target_port {
-                Some(IntOrString::Int(target)) => port_number(target).unwrap_or(number),
-                Some(IntOrString::String(_)) | None => number,
-            };
-            let tcp = matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
-            tcp.then(|| ServicePort {
-                index,
-                name: port.name.unwrap_or_default(),
-                port: number,
-                target,
-                app_protocol: port.app_protocol,
-            })
-        };
-        let external = spec.type_.as_deref() == Some("ExternalName");
-        Self::Service(Service {
-            name: name(&object.metadata),
-            external_name: external.then(|| spec.external_name.unwrap_or_default()),
-            ports: spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect(),
-        })
-    }
-}
-
-impl From<discovery::EndpointSlice> for Object {
-    fn from(object: discovery::EndpointSlice) -> Self {
-        let labels = object.metadata.labels.clone().unwrap_or_default();
-        let endpoint = |endpoint: discovery::Endpoint| {
-            let conditions = endpoint.conditions.unwrap_or_default();
-            // discovery.k8s.io/v1, EndpointConditions: unknown means ready and serving, and not terminating.
-            SliceEndpoint {
-                addresses: endpoint.addresses,
-                ready: conditions.ready.unwrap_or(true),
-                serving: conditions.serving.unwrap_or(true),
-                terminating: conditions.terminating.unwrap_or(false),
-            }
-        };
-        let port = |port: discovery::EndpointPort| SlicePort {
-            name: port.name.unwrap_or_default(),
-            port: port.port.and_then(port_number),
-        };
-        Self::EndpointSlice(EndpointSlice {
-            name: name(&object.metadata),
-            service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
-            ports: object.ports.unwrap_or_default().into_iter().map(port).collect(),
-            endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
-        })
-    }
-}
-
-impl Object {
-    /// A Secret, if it is of type `kubernetes.io/tls`; no other is looked into. `now` is in seconds since the
-    /// epoch.
-    pub fn from_secret(object: core::Secret, now: i64) -> Option<Self> {
-        if object.type_.as_deref() != Some("kubernetes.io/tls") {
-            return None;
-        }
-        let mut data = object.data.unwrap_or_default();
-        for (key, value) in object.string_data.unwrap_or_default() {
-            data.insert(key, k8s_openapi::ByteString(value.into_bytes()));
-        }
-        let part = |key: &str| data.get(key).map(|value| value.0.as_slice());
-        Some(Self::Secret(name(&object.metadata), secret::read(part("tls.crt"), part("tls.key"), now)))
-    }
-
-    pub fn reference(&self) -> ObjectRef {
-        match self {
-            Self::Ingress(ingress) => ObjectRef::new(Kind::Ingress, &ingress.name),
-            Self::IngressClass(name, _) => ObjectRef::new(Kind::IngressClass, name),
-            Self::Service(service) => ObjectRef::new(Kind::Service, &service.name),
-            Self::EndpointSlice(slice) => ObjectRef::new(Kind::EndpointSlice, &slice.name),
-            Self::Secret(name, _) => ObjectRef::new(Kind::Secret, name),
-        }
-    }
-}
-
-fn port_number(number: i32) -> Option<u16> {
-    u16::try_from(number).ok().filter(|port| *port != 0)
+    all.insert(name.clone(), object);
+    true
 }

@@ -38,10 +38,28 @@ pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<
         .ok_or_else(|| invalid(CERTIFICATE, "has no PEM certificate".to_owned(), "put the chain there, leaf first"))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem)
         .map_err(|_| invalid(KEY, "has no PEM private key".to_owned(), "put the key there, unencrypted"))?;
+    check(&chain, &key, now)
+}
+
+/// The same of DER, as [`Certificate`] holds both.
+pub fn read_der(chain: Vec<Vec<u8>>, key: Vec<u8>, now: i64) -> Result<Certificate, InvalidSecret> {
+    let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(CertificateDer::from).collect();
+    match PrivateKeyDer::try_from(key) {
+        Ok(key) if !chain.is_empty() => check(&chain, &key, now),
+        Ok(_) | Err(_) => {
+            let what = "is no private key with a chain".to_owned();
+            Err(InvalidSecret { field: KEY, what, fix: "store both", expired: None })
+        }
+    }
+}
+
+fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, now: i64) -> Result<Certificate, InvalidSecret> {
+    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix, expired: None };
     let signer = default_provider().key_provider.load_private_key(key.clone_key()).map_err(|_| {
         invalid(KEY, "is no key that TLS can use".to_owned(), "use RSA (2048 bit or more), ECDSA or Ed25519")
     })?;
-    match CertifiedKey::new(chain.clone(), signer).keys_match() {
+    let owned = chain.iter().map(|part| part.clone().into_owned()).collect();
+    match CertifiedKey::new(owned, signer).keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             return Err(invalid(

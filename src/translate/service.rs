@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Settings;
+use super::object::{EndpointSlice, Service, ServicePort};
 use super::problem::{Kind, ObjectRef, Problem};
-use super::resources::{EndpointSlice, Resources, Service, ServicePort};
+use super::resources::Resources;
 use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol};
 
 /// Most endpoints of one backend; balancers number them with 16 bits.

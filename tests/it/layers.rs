@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import beside itself.
-const MODULES: [(&str, &[&str]); 21] = [
+const MODULES: [(&str, &[&str]); 22] = [
     ("filter", &[]),
     ("balance", &[]),
     ("metrics", &[]),
@@ -22,10 +22,11 @@ const MODULES: [(&str, &[&str]); 21] = [
     ("upstream", &["model", "balance", "tls", "metrics", "clock"]),
     ("table", &["model", "router", "tls", "upstream", "metrics"]),
     ("proxy", &["table", "router", "filter", "upstream", "tls", "drain", "model", "balance", "metrics", "clock"]),
-    ("kubernetes", &["translate", "model"]),
-    ("file", &["translate", "model"]),
+    ("kubernetes", &["translate", "model", "clock"]),
+    ("file", &["translate", "model", "clock"]),
     ("resolve", &["translate", "model"]),
     ("config", &["balance", "model", "telemetry"]),
+    ("control", TOP),
     ("admin", TOP),
     ("cli", TOP),
     ("app", TOP),
@@ -51,6 +52,7 @@ const TOP: &[&str] = &[
     "file",
     "resolve",
     "config",
+    "control",
     "admin",
     "cli",
     "app",

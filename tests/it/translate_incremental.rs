@@ -188,6 +188,8 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
             value["stringData"] = pair(value["pair"].as_str().unwrap_or_default());
             Object::from_secret(typed::<Secret>(&value), NOW)
         }
+        Kind::ConfigMap => Some(typed::<k8s_openapi::api::core::v1::ConfigMap>(value).into()),
+        Kind::Namespace => Some(typed::<k8s_openapi::api::core::v1::Namespace>(value).into()),
     }
 }
 
@@ -200,10 +202,7 @@ fn names_what_differs(before: &Snapshot, after: &Snapshot, changed: &Changed) ->
     differ(&before.hosts, &after.hosts, &changed.hosts)?;
     differ(&before.backends, &after.backends, &changed.backends)?;
     differ(&before.certificates, &after.certificates, &changed.certificates)?;
-    if before.default_certificate != after.default_certificate {
-        // There is no place for it in `Changed`: it comes and goes with its certificate.
-        prop_assert!(!changed.certificates.is_empty(), "the default certificate changed in silence");
-    }
+    prop_assert_eq!(before.default_certificate != after.default_certificate, changed.default_certificate);
     Ok(())
 }
 
@@ -226,10 +225,13 @@ fn differ<K: Ord + Debug, V: PartialEq>(
 
 fn settings() -> impl Strategy<Value = Settings> {
     let default = option::of(secret_name().prop_map(|(namespace, name)| ObjectName::new(namespace, name)));
-    (default, any::<bool>(), any::<bool>()).prop_map(|(default_certificate, allow_external_names, cluster)| Settings {
+    let flags = (default, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    flags.prop_map(|(default_certificate, allow_external_names, cluster, config_map, select)| Settings {
         default_certificate,
         allow_external_names,
         without_any_class: !cluster,
+        config_map: config_map.then(|| ObjectName::new("x", "settings")),
+        select_namespaces: select,
         ..Settings::default()
     })
 }
@@ -259,6 +261,8 @@ fn named() -> impl Strategy<Value = (Kind, Name)> {
         (Just(Kind::Service), name(&["s1", "s2"]).boxed()),
         (Just(Kind::EndpointSlice), name(&["e1", "e2", "e3"]).boxed()),
         (Just(Kind::Secret), secret_name().boxed()),
+        (Just(Kind::ConfigMap), Just(("x", "settings")).boxed()),
+        (Just(Kind::Namespace), select(&["x", "y"][..]).prop_map(|name| ("", name)).boxed()),
     ])
 }
 
@@ -271,8 +275,24 @@ fn object() -> impl Strategy<Value = (Kind, Value)> {
             Kind::Service => service(metadata).boxed(),
             Kind::EndpointSlice => slice(metadata).boxed(),
             Kind::Secret => secret(metadata).boxed(),
+            Kind::ConfigMap => config_map(metadata).boxed(),
+            Kind::Namespace => Just(json!({ "metadata": metadata })).boxed(),
         };
         (Just(kind), object)
+    })
+}
+
+fn config_map(metadata: Value) -> impl Strategy<Value = Value> {
+    let load_balance = option::of(select(&["ewma", "round_robin", "fastest"][..]));
+    let default = option::of(select(&["x/t1", "y/t2", "t3"][..]));
+    (load_balance, option::of(any::<bool>()), default).prop_map(move |(load_balance, external, default)| {
+        let all = [
+            ("load-balance", load_balance.map(str::to_owned)),
+            ("allow-external-names", external.map(|external| external.to_string())),
+            ("default-ssl-certificate", default.map(str::to_owned)),
+        ];
+        let data: BTreeMap<_, _> = all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        json!({ "metadata": metadata, "data": data })
     })
 }
 

@@ -1,0 +1,306 @@
+//! The control side: one thread, which owns everything that makes tables. It follows a folder or a cluster,
+//! translates what changed, publishes, and tells those who ask.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::admin::Standing;
+use crate::clock::unix_seconds;
+use crate::file::{Finding, Folder, Watch};
+use crate::kubernetes::controller::{Controller, Sources, Writing};
+use crate::kubernetes::{Client, Scope, Stores, snapshot};
+use crate::metrics::Metrics;
+use crate::model::{Changed, ObjectName};
+use crate::resolve::{Names, Resolved};
+use crate::table::Publisher;
+use crate::translate::{Resources, Settings, Translator};
+
+/// How often replaced tables are looked through.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How often certificates in service are looked at for their last day, and files that could not be read again.
+const EXPIRY: Duration = Duration::from_secs(10);
+/// How long the API server is waited for before the snapshot file is served.
+const SNAPSHOT_AFTER: Duration = Duration::from_secs(5);
+/// Least time between two writes of the snapshot file.
+const SNAPSHOT_PACE: Duration = Duration::from_secs(10);
+
+/// Where the objects come from.
+pub enum Provider {
+    Folder { folder: Folder, watch: Watch },
+    Cluster(Box<Cluster>),
+}
+
+/// A cluster, and what is written back to it.
+pub struct Cluster {
+    stores: Stores,
+    controller: Option<Controller>,
+    snapshot: Option<Saving>,
+    /// The Ingresses that became live and have no Event yet.
+    live: Rc<RefCell<BTreeSet<ObjectName>>>,
+}
+
+/// The snapshot file, and whether it is behind.
+struct Saving {
+    path: PathBuf,
+    behind: bool,
+    saved: Option<Instant>,
+}
+
+pub struct Control {
+    provider: Provider,
+    resources: Rc<RefCell<Resources>>,
+    pub translator: Rc<RefCell<Translator>>,
+    pub publisher: Publisher,
+    names: Names,
+    resolved: mpsc::Receiver<Resolved>,
+    pub problems: Rc<RefCell<Vec<Finding>>>,
+    metrics: Arc<Metrics>,
+    /// The snapshot file is served, and the cluster has not been seen yet.
+    from_snapshot: Cell<bool>,
+    pub standing: Rc<RefCell<Standing>>,
+}
+
+impl Provider {
+    /// A cluster as far as `scope` goes. With `writing`, status and Events are written to it.
+    pub fn cluster(client: &Client, scope: &Scope, snapshot: Option<PathBuf>) -> Self {
+        Self::Cluster(Box::new(Cluster {
+            stores: Stores::new(client, scope),
+            controller: None,
+            snapshot: snapshot.map(|path| Saving { path, behind: false, saved: None }),
+            live: Rc::default(),
+        }))
+    }
+}
+
+impl Control {
+    pub fn new(settings: Settings, provider: Provider, name_server: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+        let (names, resolved) = Names::new(name_server);
+        Self {
+            provider,
+            resources: Rc::default(),
+            translator: Rc::new(RefCell::new(Translator::new(settings))),
+            publisher: Publisher::new(metrics.clone()),
+            names,
+            resolved,
+            problems: Rc::default(),
+            metrics,
+            from_snapshot: Cell::new(false),
+            standing: Rc::default(),
+        }
+    }
+
+    /// Returns once the first table is in.
+    pub async fn begin(&mut self) {
+        if let Provider::Cluster(cluster) = &mut self.provider {
+            let loaded = cluster.load(&self.resources);
+            let mut patience = std::pin::pin!(tokio::time::sleep(SNAPSHOT_AFTER));
+            while !cluster.stores.synced() {
+                self.standing.borrow_mut().watches = cluster.stores.report();
+                tokio::select! {
+                    () = cluster.stores.changed(&self.resources) => {}
+                    () = &mut patience, if loaded => {
+                        tracing::warn!("the API server can't be reached; serving what the snapshot file has");
+                        self.from_snapshot.set(true);
+                        break;
+                    }
+                }
+            }
+        }
+        self.follow();
+    }
+
+    /// Writes status and Events from now on, if the objects come from a cluster.
+    pub fn write(&mut self, client: &Client, writing: &Writing) {
+        let Provider::Cluster(cluster) = &mut self.provider else { return };
+        let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
+        let (before, live) = (statuses.clone(), cluster.live.clone());
+        let (noted, problems) = (live.clone(), self.translator.clone());
+        let sources = Sources {
+            differing: Rc::new(move |addresses| {
+                let (translator, statuses) = (translator.borrow(), statuses.borrow());
+                let differs = |name: &&ObjectName| statuses.get(*name).is_some_and(|says| says != addresses);
+                translator.ingresses().filter(differs).cloned().collect()
+            }),
+            written: Rc::new(move |name| {
+                if before.borrow().get(&name).is_some_and(Vec::is_empty) {
+                    noted.borrow_mut().insert(name);
+                }
+            }),
+            problems: Rc::new(move || problems.borrow().problems()),
+            live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
+        };
+        cluster.controller = Some(Controller::start(client, writing, sources));
+    }
+
+    /// Follows the objects and the names for ever.
+    pub async fn run(&mut self) -> std::convert::Infallible {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut expiry = tokio::time::interval(EXPIRY);
+        loop {
+            let changed = async {
+                match &mut self.provider {
+                    Provider::Folder { watch, .. } => watch.changed().await,
+                    Provider::Cluster(cluster) => cluster.stores.changed(&self.resources).await,
+                }
+            };
+            tokio::select! {
+                () = changed => self.follow(),
+                Some((name, addresses)) = self.resolved.recv() => {
+                    self.resources.borrow_mut().resolve(&name, addresses);
+                    self.update();
+                }
+                _ = housekeeping.tick() => {
+                    self.publisher.free_retired();
+                    self.note_standing();
+                    if let Provider::Cluster(cluster) = &mut self.provider {
+                        cluster.save(&self.resources.borrow(), SNAPSHOT_PACE);
+                    }
+                }
+                _ = expiry.tick() => {
+                    if let Provider::Folder { folder, .. } = &self.provider && folder.is_incomplete() {
+                        self.follow();
+                    }
+                    let expired = self.resources.borrow_mut().expire(unix_seconds());
+                    if expired {
+                        self.update();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets another replica lead, and keeps what there is.
+    pub async fn stop(&mut self) {
+        let Provider::Cluster(cluster) = &mut self.provider else { return };
+        cluster.save(&self.resources.borrow(), Duration::ZERO);
+        if let Some(controller) = cluster.controller.take() {
+            controller.stop().await;
+        }
+    }
+
+    /// Takes up what changed.
+    fn follow(&mut self) {
+        match &mut self.provider {
+            Provider::Folder { folder, .. } => folder.scan(&mut self.resources.borrow_mut()),
+            Provider::Cluster(cluster) if cluster.stores.synced() => {
+                if self.from_snapshot.replace(false) {
+                    tracing::info!("the API server has been reached, and the snapshot file is no longer needed");
+                }
+            }
+            // Half of the objects would be a table that was never meant.
+            Provider::Cluster(_) if self.publisher.generation() > 0 => return self.note_standing(),
+            Provider::Cluster(_) => {}
+        }
+        self.update();
+    }
+
+    fn update(&mut self) {
+        let changed = self.translator.borrow_mut().update(&mut self.resources.borrow_mut());
+        let first = self.publisher.generation() == 0;
+        self.publish(&changed);
+        let translator = self.translator.borrow();
+        self.names.want(&translator.external_names(&self.resources.borrow()));
+        let mut problems = match &self.provider {
+            Provider::Folder { folder, .. } => [folder.findings(), folder.locate(&translator.problems())].concat(),
+            Provider::Cluster(_) => translator.problems().into_iter().map(Finding::from).collect(),
+        };
+        drop(translator);
+        problems.sort();
+        let known = self.problems.borrow();
+        for problem in problems.iter().filter(|problem| known.binary_search(problem).is_err()) {
+            tracing::warn!("{problem}");
+        }
+        drop(known);
+        self.metrics.problems.store(problems.len() as u64, Ordering::Relaxed);
+        *self.problems.borrow_mut() = problems;
+        let updated = self.translator.borrow_mut().take_updated();
+        if let Provider::Cluster(cluster) = &mut self.provider {
+            cluster.updated(updated, first, changed.is_empty());
+        }
+        self.note_standing();
+    }
+
+    fn publish(&mut self, changed: &Changed) {
+        if changed.is_empty() && self.publisher.generation() > 0 {
+            return;
+        }
+        let generation = self.publisher.publish(self.translator.borrow().snapshot(), changed);
+        let Changed { hosts, backends, certificates, default_certificate: _ } = changed;
+        let (hosts, backends, certificates) = (hosts.len(), backends.len(), certificates.len());
+        tracing::info!(generation, hosts, backends, certificates, "published");
+    }
+
+    fn note_standing(&self) {
+        let mut standing = self.standing.borrow_mut();
+        standing.generation = self.publisher.generation();
+        if let Provider::Cluster(cluster) = &self.provider {
+            standing.stale = self.from_snapshot.get() || cluster.stores.is_failing();
+            standing.watches = cluster.stores.report();
+            let leads = cluster.controller.as_ref().is_some_and(Controller::leads);
+            self.metrics.leader.store(u64::from(leads), Ordering::Relaxed);
+            self.metrics.watch_failures.store(cluster.stores.failures, Ordering::Relaxed);
+        }
+        self.metrics.stale.store(u64::from(standing.stale), Ordering::Relaxed);
+    }
+}
+
+impl Cluster {
+    /// Reads the snapshot file, if there is one that can be used.
+    fn load(&self, resources: &RefCell<Resources>) -> bool {
+        let Some(Saving { path, .. }) = &self.snapshot else { return false };
+        let loaded = match snapshot::read(path) {
+            Ok(Some(bytes)) => Resources::load(&bytes, unix_seconds()).map_err(|error| error.to_string()),
+            Ok(None) => return false,
+            Err(error) => Err(error.to_string()),
+        };
+        match loaded {
+            Ok(mut loaded) => {
+                self.stores.prune(&mut loaded);
+                *resources.borrow_mut() = loaded;
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error, "the snapshot file can't be used, and is not");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes the snapshot file if it is behind and was not written just now.
+    fn save(&mut self, resources: &Resources, pace: Duration) {
+        let synced = self.stores.synced();
+        let Some(saving) = &mut self.snapshot else { return };
+        let due = saving.saved.is_none_or(|saved| saved.elapsed() >= pace);
+        if !saving.behind || !synced || !due {
+            return;
+        }
+        (saving.behind, saving.saved) = (false, Some(Instant::now()));
+        let (path, bytes) = (saving.path.clone(), resources.save());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshot::write(&path, &bytes) {
+                tracing::warn!(path = %path.display(), %error, "the snapshot file can't be written");
+            }
+        });
+    }
+
+    fn updated(&mut self, ingresses: BTreeSet<ObjectName>, first: bool, unchanged: bool) {
+        if let Some(saving) = &mut self.snapshot {
+            saving.behind |= first || !unchanged;
+        }
+        // Those that were there before us had their Event; if not, the first writing of their status is one.
+        if !first {
+            self.live.borrow_mut().extend(ingresses);
+        }
+        if let Some(controller) = &self.controller {
+            controller.changed();
+        }
+    }
+}

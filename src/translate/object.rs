@@ -1,0 +1,302 @@
+//! The objects that translation reads, as small values of our own. Each Kubernetes object becomes one at the
+//! border, by `From`, and is dropped there.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::{Deserialize, Serialize};
+
+use super::annotations;
+use super::problem::{Kind, ObjectRef};
+use super::secret::{self, InvalidSecret};
+use crate::model::{Certificate, ObjectName, PortRef};
+
+const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ingress {
+    pub name: ObjectName,
+    /// Seconds since the epoch; `None` (a manifest that was never applied) counts as oldest.
+    pub created: Option<i64>,
+    pub class: Option<String>,
+    pub legacy_class: Option<String>,
+    /// Names of ingress-nginx's annotations, without the prefix.
+    pub annotations: Vec<String>,
+    pub default_backend: Option<BackendSpec>,
+    pub rules: Vec<IngressRule>,
+    pub tls: Vec<IngressTls>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IngressRule {
+    pub host: String,
+    pub paths: Vec<IngressPath>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IngressPath {
+    pub path: Option<String>,
+    /// `Exact`, `Prefix` or `ImplementationSpecific`, as written.
+    pub path_type: String,
+    pub backend: BackendSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum BackendSpec {
+    Service {
+        name: String,
+        port: PortRef,
+    },
+    /// `resource`, or neither a service nor a port: what is wrong with it.
+    Unusable {
+        field: String,
+        what: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IngressTls {
+    pub hosts: Vec<String>,
+    pub secret: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IngressClass {
+    pub controller: String,
+    pub default: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: ObjectName,
+    pub external_name: Option<String>,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Its place in `spec.ports`.
+    pub index: usize,
+    pub name: String,
+    pub port: u16,
+    /// The number to use where a slice leaves it open.
+    pub target: u16,
+    pub app_protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointSlice {
+    pub name: ObjectName,
+    pub service: String,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlicePort {
+    pub name: String,
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceEndpoint {
+    pub addresses: Vec<String>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+/// One object that a provider has seen, on its way into [`Resources`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    Ingress(Ingress),
+    IngressClass(ObjectName, IngressClass),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Secret(ObjectName, Result<Certificate, InvalidSecret>),
+    /// The operator's settings.
+    ConfigMap(ObjectName, BTreeMap<String, String>),
+    /// One of the namespaces whose Ingresses are served, where the operator selects them.
+    Namespace(ObjectName),
+}
+
+/// Metadata's name; objects without a namespace are in `default`, as `kubectl` has it.
+fn name(metadata: &ObjectMeta) -> ObjectName {
+    ObjectName::new(
+        metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default"),
+        metadata.name.as_deref().unwrap_or_default(),
+    )
+}
+
+fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
+    metadata.annotations.as_ref()?.get(key).cloned()
+}
+
+fn annotation_names(metadata: &ObjectMeta) -> Vec<String> {
+    let all = metadata.annotations.iter().flat_map(BTreeMap::keys);
+    all.filter_map(|key| key.strip_prefix(annotations::PREFIX)).map(str::to_owned).collect()
+}
+
+impl From<networking::Ingress> for Object {
+    fn from(object: networking::Ingress) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let rule = |rule: networking::IngressRule| IngressRule {
+            host: rule.host.unwrap_or_default(),
+            paths: rule.http.map(|http| http.paths).unwrap_or_default().into_iter().map(Into::into).collect(),
+        };
+        let tls = |tls: networking::IngressTLS| IngressTls {
+            hosts: tls.hosts.unwrap_or_default(),
+            secret: tls.secret_name.filter(|name| !name.is_empty()),
+        };
+        Self::Ingress(Ingress {
+            name: name(&object.metadata),
+            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+            class: spec.ingress_class_name,
+            legacy_class: annotation(&object.metadata, LEGACY_CLASS),
+            annotations: annotation_names(&object.metadata),
+            default_backend: spec.default_backend.map(Into::into),
+            rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
+            tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),
+        })
+    }
+}
+
+impl From<networking::HTTPIngressPath> for IngressPath {
+    fn from(path: networking::HTTPIngressPath) -> Self {
+        Self { path: path.path, path_type: path.path_type, backend: path.backend.into() }
+    }
+}
+
+impl From<networking::IngressBackend> for BackendSpec {
+    fn from(backend: networking::IngressBackend) -> Self {
+        let unusable = |field: &str, what: String| Self::Unusable { field: field.to_owned(), what };
+        if let Some(resource) = backend.resource {
+            let what = format!("a backend of kind {} can't be sent requests", resource.kind);
+            return unusable("resource", what);
+        }
+        let Some(service) = backend.service else {
+            return unusable("service", "the backend names no Service".to_owned());
+        };
+        let port = service.port.unwrap_or_default();
+        match (port.name.filter(|name| !name.is_empty()), port.number) {
+            (Some(port), _) => Self::Service { name: service.name, port: PortRef::Name(port.into()) },
+            (None, Some(number)) => match port_number(number) {
+                Some(port) => Self::Service { name: service.name, port: PortRef::Number(port) },
+                None => unusable("service.port.number", format!("{number} is no port number")),
+            },
+            (None, None) => unusable("service.port", "the backend names no port".to_owned()),
+        }
+    }
+}
+
+impl From<networking::IngressClass> for Object {
+    fn from(object: networking::IngressClass) -> Self {
+        let default = annotation(&object.metadata, DEFAULT_CLASS).as_deref() == Some("true");
+        let controller = object.spec.and_then(|spec| spec.controller).unwrap_or_default();
+        let name = ObjectName::new("", object.metadata.name.as_deref().unwrap_or_default());
+        Self::IngressClass(name, IngressClass { controller, default })
+    }
+}
+
+impl From<core::ConfigMap> for Object {
+    fn from(object: core::ConfigMap) -> Self {
+        Self::ConfigMap(name(&object.metadata), object.data.unwrap_or_default())
+    }
+}
+
+impl From<core::Namespace> for Object {
+    fn from(object: core::Namespace) -> Self {
+        Self::Namespace(ObjectName::new("", object.metadata.name.as_deref().unwrap_or_default()))
+    }
+}
+
+impl From<core::Service> for Object {
+    fn from(object: core::Service) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let port = |(index, port): (usize, core::ServicePort)| {
+            let number = port_number(port.port)?;
+            let target = match port.target_port {
+                Some(IntOrString::Int(target)) => port_number(target).unwrap_or(number),
+                Some(IntOrString::String(_)) | None => number,
+            };
+            let tcp = matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
+            tcp.then(|| ServicePort {
+                index,
+                name: port.name.unwrap_or_default(),
+                port: number,
+                target,
+                app_protocol: port.app_protocol,
+            })
+        };
+        let external = spec.type_.as_deref() == Some("ExternalName");
+        Self::Service(Service {
+            name: name(&object.metadata),
+            external_name: external.then(|| spec.external_name.unwrap_or_default()),
+            ports: spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect(),
+        })
+    }
+}
+
+impl From<discovery::EndpointSlice> for Object {
+    fn from(object: discovery::EndpointSlice) -> Self {
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let endpoint = |endpoint: discovery::Endpoint| {
+            let conditions = endpoint.conditions.unwrap_or_default();
+            // discovery.k8s.io/v1, EndpointConditions: unknown means ready and serving, and not terminating.
+            SliceEndpoint {
+                addresses: endpoint.addresses,
+                ready: conditions.ready.unwrap_or(true),
+                serving: conditions.serving.unwrap_or(true),
+                terminating: conditions.terminating.unwrap_or(false),
+            }
+        };
+        let port = |port: discovery::EndpointPort| SlicePort {
+            name: port.name.unwrap_or_default(),
+            port: port.port.and_then(port_number),
+        };
+        Self::EndpointSlice(EndpointSlice {
+            name: name(&object.metadata),
+            service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
+            ports: object.ports.unwrap_or_default().into_iter().map(port).collect(),
+            endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+        })
+    }
+}
+
+impl Object {
+    /// A Secret, if it is of type `kubernetes.io/tls`; no other is looked into. `now` is in seconds since the
+    /// epoch.
+    pub fn from_secret(object: core::Secret, now: i64) -> Option<Self> {
+        if object.type_.as_deref() != Some("kubernetes.io/tls") {
+            return None;
+        }
+        let mut data = object.data.unwrap_or_default();
+        for (key, value) in object.string_data.unwrap_or_default() {
+            data.insert(key, k8s_openapi::ByteString(value.into_bytes()));
+        }
+        let part = |key: &str| data.get(key).map(|value| value.0.as_slice());
+        Some(Self::Secret(name(&object.metadata), secret::read(part("tls.crt"), part("tls.key"), now)))
+    }
+
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Ingress(ingress) => ObjectRef::new(Kind::Ingress, &ingress.name),
+            Self::IngressClass(name, _) => ObjectRef::new(Kind::IngressClass, name),
+            Self::Service(service) => ObjectRef::new(Kind::Service, &service.name),
+            Self::EndpointSlice(slice) => ObjectRef::new(Kind::EndpointSlice, &slice.name),
+            Self::Secret(name, _) => ObjectRef::new(Kind::Secret, name),
+            Self::ConfigMap(name, _) => ObjectRef::new(Kind::ConfigMap, name),
+            Self::Namespace(name) => ObjectRef::new(Kind::Namespace, name),
+        }
+    }
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}

@@ -1,0 +1,164 @@
+//! What the operator decides for all objects: by flags, and for some of it by a ConfigMap that is watched.
+
+use std::collections::BTreeMap;
+
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::Resources;
+use crate::balance::Policy;
+use crate::model::ObjectName;
+
+/// What the operator decides for all objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the operator's")]
+pub struct Settings {
+    /// Controller name of our IngressClasses.
+    pub controller: String,
+    /// Class that is ours by its name alone.
+    pub class: String,
+    /// Take Ingresses without a class, whatever classes there are.
+    pub without_class: bool,
+    /// Take Ingresses without a class as long as there is no IngressClass at all (a folder of manifests).
+    pub without_any_class: bool,
+    pub allow_external_names: bool,
+    pub policy: Policy,
+    pub default_certificate: Option<ObjectName>,
+    /// Serve an Ingress whose annotations restrict access even though they are not honoured.
+    pub ignore_unsupported_annotations: bool,
+    /// Take Ingresses of the known namespaces only.
+    pub select_namespaces: bool,
+    /// The ConfigMap that has some of these settings.
+    pub config_map: Option<ObjectName>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            controller: "portunus.dev/ingress-controller".to_owned(),
+            class: "portunus".to_owned(),
+            without_class: false,
+            without_any_class: true,
+            allow_external_names: false,
+            policy: Policy::default(),
+            default_certificate: None,
+            ignore_unsupported_annotations: false,
+            select_namespaces: false,
+            config_map: None,
+        }
+    }
+}
+
+impl Settings {
+    /// These settings with what the ConfigMap says instead. What is wrong there counts as not said.
+    pub(super) fn with_config_map(&self, resources: &Resources) -> (Self, Vec<Problem>) {
+        let mut settings = self.clone();
+        let Some(name) = &self.config_map else { return (settings, Vec::new()) };
+        let object = ObjectRef::new(Kind::ConfigMap, name);
+        let Some(data) = resources.config_maps.get(name) else {
+            let what = "there is no such ConfigMap, the flags count";
+            return (
+                settings,
+                vec![Problem::new(object, "metadata.name", what, "create it, or leave out --configmap")],
+            );
+        };
+        let wrong = settings.take(data);
+        let problem = |(key, what, fix): (&String, String, &str)| {
+            Problem::new(object.clone(), format!("data[{key}]"), what, format!("{fix}; the flag counts"))
+        };
+        (settings, wrong.into_iter().map(problem).collect())
+    }
+
+    fn take<'a>(&mut self, data: &'a BTreeMap<String, String>) -> Vec<(&'a String, String, &'static str)> {
+        let mut wrong = Vec::new();
+        for (key, text) in data {
+            match self.set(key, text.trim()) {
+                Ok(()) => {}
+                Err(Wrong::Key) => {
+                    wrong.push((key, "is no setting that is known here".to_owned(), "remove it, or start with a flag"));
+                }
+                Err(Wrong::Value(fix)) => wrong.push((key, format!("`{}` is no value for it", text.trim()), fix)),
+            }
+        }
+        wrong
+    }
+
+    fn set(&mut self, key: &str, text: &str) -> Result<(), Wrong> {
+        match key {
+            "load-balance" => self.policy = policy(text)?,
+            "default-tls-certificate" | "default-ssl-certificate" => {
+                let name = text.parse().map_err(|_| Wrong::Value("write NAMESPACE/NAME of a Secret"))?;
+                self.default_certificate = Some(name);
+            }
+            "allow-external-names" => self.allow_external_names = switch(text)?,
+            "watch-ingress-without-class" => self.without_class = switch(text)?,
+            "unsupported-annotations" => {
+                self.ignore_unsupported_annotations = match text {
+                    "close" => false,
+                    "ignore" => true,
+                    _ => return Err(Wrong::Value("write close or ignore")),
+                }
+            }
+            _ => return Err(Wrong::Key),
+        }
+        Ok(())
+    }
+}
+
+enum Wrong {
+    Key,
+    /// And what to write.
+    Value(&'static str),
+}
+
+fn switch(text: &str) -> Result<bool, Wrong> {
+    text.parse().map_err(|_| Wrong::Value("write true or false"))
+}
+
+fn policy(text: &str) -> Result<Policy, Wrong> {
+    match text {
+        "round_robin" => Ok(Policy::RoundRobin),
+        "least_requests" => Ok(Policy::LeastRequests),
+        "ewma" => Ok(Policy::PeakEwma),
+        "consistent_hash" => Ok(Policy::ConsistentHash),
+        _ => Err(Wrong::Value("write round_robin, least_requests, ewma or consistent_hash")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::Object;
+
+    fn resources(data: &[(&str, &str)]) -> Resources {
+        let mut resources = Resources::default();
+        let data = data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        resources.apply(Object::ConfigMap(ObjectName::new("edge", "settings"), data));
+        resources
+    }
+
+    #[test]
+    fn a_config_map_counts_before_the_flags_and_what_is_wrong_in_it_does_not() {
+        let flags = Settings { config_map: Some(ObjectName::new("edge", "settings")), ..Settings::default() };
+        let good = resources(&[("load-balance", "ewma"), ("allow-external-names", "true")]);
+        let (settings, problems) = flags.with_config_map(&good);
+        assert!(problems.is_empty() && settings.policy == Policy::PeakEwma && settings.allow_external_names);
+
+        let bad =
+            resources(&[("load-balance", "fastest"), ("worker-processes", "4"), ("default-ssl-certificate", "x")]);
+        let (settings, problems) = flags.with_config_map(&bad);
+        assert_eq!(settings, flags);
+        let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "ConfigMap edge/settings data[default-ssl-certificate]: `x` is no value for it; write NAMESPACE/NAME of \
+                 a Secret; the flag counts",
+                "ConfigMap edge/settings data[load-balance]: `fastest` is no value for it; write round_robin, \
+                 least_requests, ewma or consistent_hash; the flag counts",
+                "ConfigMap edge/settings data[worker-processes]: is no setting that is known here; remove it, or start \
+                 with a flag; the flag counts",
+            ]
+        );
+        let (settings, problems) = flags.with_config_map(&Resources::default());
+        assert!(settings == flags && problems.len() == 1);
+    }
+}
