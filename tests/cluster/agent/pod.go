@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	setUpRetry    = time.Second
+	tellAfter     = time.Second // of trying to set a Pod up
 	refreshPeriod = 10 * time.Second
 )
 
@@ -129,31 +129,32 @@ func (p *pod) run(ctx context.Context) {
 
 // setUp makes the Pod's network and volumes, and tries again until it has them or is told to end.
 func (p *pod) setUp(ctx context.Context) bool {
+	pause := minBackoff
 	for {
 		err := p.setUpOnce(ctx)
-		p.tellProblem(err)
+		p.setProblem(err)
 		if err == nil {
 			return true
 		}
-		if !sleep(setUpRetry, p.stop, ctx.Done()) {
+		if !sleep(pause, p.stop, ctx.Done()) {
 			return false
 		}
+		// What passes by itself, as what the API server doesn't know yet, is no news.
+		if pause < tellAfter && 2*pause >= tellAfter {
+			p.agent.Say("%s/%s: %v", p.namespace, p.name, err)
+		}
+		pause = min(2*pause, maxBackoff)
 	}
 }
 
-// tellProblem says in the status what keeps the Pod from being set up, and to the user when it is news.
-func (p *pod) tellProblem(err error) {
-	problem := ""
-	if err != nil {
-		problem = err.Error()
-	}
+// setProblem says in the status what keeps the Pod from being set up.
+func (p *pod) setProblem(err error) {
 	p.mu.Lock()
-	news := problem != "" && problem != p.problem
-	p.problem = problem
-	p.mu.Unlock()
-	if news {
-		p.agent.Say("%s/%s: %s", p.namespace, p.name, problem)
+	p.problem = ""
+	if err != nil {
+		p.problem = err.Error()
 	}
+	p.mu.Unlock()
 	p.notify()
 }
 
