@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -154,16 +155,13 @@ func (c *container) start() (_ *process, reason string, err error) {
 	if err != nil {
 		return nil, "CreateContainerConfigError", err
 	}
-	log, err := os.OpenFile(c.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
+	log, err := os.OpenFile(c.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, "CreateContainerError", err
 	}
-	defer log.Close()
-	// A container of another user may open its own output anew, by /dev/stdout.
-	_ = os.Chmod(c.logPath, 0o666)
 	info, err := log.Stat()
 	if err != nil {
-		return nil, "CreateContainerError", err
+		return nil, "CreateContainerError", errors.Join(err, log.Close())
 	}
 	process, err := startProcess(c.pod.agent.PodProgram, spec, log)
 	if err != nil {

@@ -23,8 +23,25 @@ type process struct {
 	ended chan struct{}
 }
 
-// startProcess starts a container; it returns when its program runs, or why it doesn't.
-func startProcess(program string, spec *box.Spec, output *os.File) (*process, error) {
+// startProcess starts a container; it returns when its program runs, or why it doesn't. It closes log, to
+// which it has passed all output before the process counts as ended.
+func startProcess(program string, spec *box.Spec, log *os.File) (*process, error) {
+	logged := make(chan struct{})
+	// A pipe, as runtimes have it: a program may open /dev/stdout anew, which would cut a file short.
+	outputRead, output, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	defer output.Close()
+	go func() {
+		defer close(logged)
+		_, _ = io.Copy(log, outputRead)
+		outputRead.Close()
+		log.Close()
+	}()
+	if err := output.Chown(spec.UID, spec.GID); err != nil {
+		return nil, err
+	}
 	told, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
@@ -55,6 +72,8 @@ func startProcess(program string, spec *box.Spec, output *os.File) (*process, er
 	p := &process{cmd: cmd, began: time.Now(), ended: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
+		output.Close()
+		<-logged
 		close(p.ended)
 	}()
 	specRead.Close()
