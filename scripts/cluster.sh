@@ -110,7 +110,7 @@ down) down ;;
 enter) "$cluster" enter --state "$state" -- "$@" ;;
 run) setup && build && exec "$cluster" up --state "$state" "$@" ;;
 *)
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,/^set/s/^# \{0,1\}//p' scripts/cluster.sh >&2
     exit 2
     ;;
 esac
