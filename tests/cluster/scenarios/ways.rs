@@ -42,7 +42,8 @@ fn a_nodes_port_and_a_cluster_ip_lead_there_too() {
     let node = node.as_array().expect("addresses").iter().find(|address| address["type"] == "InternalIP");
     let node = node.expect("an address")["address"].as_str().expect("text");
     let node_port = format!("{node}:{}", service["spec"]["ports"][0]["nodePort"]).parse().expect("an address");
-    let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().expect("text")).parse().expect("an address");
+    let cluster_ip =
+        format!("{}:80", service["spec"]["clusterIP"].as_str().expect("text")).parse().expect("an address");
     assert_eq!(outside(|| echo(node_port, "ports.test", "/")).header("x-real-ip"), CLIENT);
     assert_eq!(echo(cluster_ip, "ports.test", "/").text("name"), "app");
 }

@@ -116,9 +116,12 @@ fn run(target: &Target, pause: Duration, over: &AtomicBool, answered: &AtomicU64
 fn ask(target: &Target, connection: &mut Option<Connection<TcpStream>>) -> Result<(), String> {
     let Target { address, host, path, .. } = target;
     let reused = connection.is_some();
-    let words = |what: &str, error: std::io::Error| format!("{what} on a {} connection: {error}", if reused { "used" } else { "new" });
+    let words = |what: &str, error: std::io::Error| {
+        format!("{what} on a {} connection: {error}", if reused { "used" } else { "new" })
+    };
     if connection.is_none() {
-        let stream = TcpStream::connect_timeout(address, Duration::from_secs(10)).map_err(|error| words("connect", error))?;
+        let stream =
+            TcpStream::connect_timeout(address, Duration::from_secs(10)).map_err(|error| words("connect", error))?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(|error| words("set", error))?;
         stream.set_nodelay(true).map_err(|error| words("set", error))?;
         *connection = Some(Connection::over(stream));
