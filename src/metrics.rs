@@ -63,6 +63,7 @@ pub struct WorkerCells {
     pub upstream_connect_failures: Cell,
     pub upstream_requests: Cell,
     pub upstream_reused: Cell,
+    pub upstream_retries: Cell,
     pub tunnels_opened: Cell,
     pub tunnels_closed: Cell,
     pub request_bytes: Cell,
@@ -233,7 +234,7 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
 }
 
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 9] = [
+    let counters: [Row; 10] = [
         ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
         ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
@@ -244,6 +245,9 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         }),
         ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
         ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
+        ("upstream_retries", "Requests sent once more because an endpoint took them and did not answer", |cells| {
+            cells.upstream_retries.read()
+        }),
         ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
     ];
     for (name, help, read) in counters {

@@ -11,6 +11,7 @@ mod headers;
 mod io;
 mod join;
 mod listener;
+mod retry;
 mod send;
 mod upgrade;
 mod worker;

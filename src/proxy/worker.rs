@@ -15,6 +15,7 @@ use tokio::task::LocalSet;
 use super::access_log::AccessLog;
 use super::headers::Limits;
 use super::listener::{self, Listeners};
+use super::retry::Buffers;
 use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::metrics::WorkerCells;
@@ -69,6 +70,8 @@ pub struct Worker {
     pub clock: Rc<Clock>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
+    /// For heads of requests that may be sent again.
+    pub heads: Buffers,
     cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
     table: RefCell<Held>,
     generation: RefCell<(u64, HeaderValue)>,
@@ -133,6 +136,7 @@ impl Worker {
             pools: Pools::new(start.settings.pools.clone(), clock.clone(), start.cells.clone()),
             clock,
             in_flight: Cell::new(0),
+            heads: Buffers::default(),
             cache: RefCell::new(cache),
             table: RefCell::new(table),
             generation: RefCell::new((0, HeaderValue::from_static("0"))),

@@ -30,6 +30,7 @@ mod layers;
 mod limits;
 mod paths;
 mod proof;
+mod retry;
 mod routing;
 mod services;
 mod streaming;
