@@ -81,7 +81,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
             respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a worker stands still\n")
         }
         "/readyz" if state.drain.phase() != Phase::Serving => {
-            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n")
+            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "going away\n")
         }
         "/readyz" if !state.ready => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no table yet\n"),
         "/livez" | "/readyz" => respond(StatusCode::OK, TEXT, "ok\n"),

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Objects, Serve, Unsupported, addresses};
+use crate::config::{Objects, Process, Serve, Unsupported, addresses};
 use crate::drain::{Drain, Phase};
 use crate::file::{self, Finding, Folder, Watch};
 use crate::metrics::Metrics;
@@ -87,7 +87,7 @@ pub fn run(config: &Serve) -> Result<()> {
         let mut signals = Signals::new()?;
         let ending = async {
             signals.any().await;
-            drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
+            drain_all(&drain, &config.process, &mut signals, threads).await;
         };
         // Changes are followed to the end: who still comes while the process drains is served as of now.
         tokio::select! {
@@ -334,8 +334,28 @@ impl Signals {
     }
 }
 
-/// Lets running requests end, for as long as the operator allows, and stops the workers.
-async fn drain_all(drain: &Drain, timeout: Duration, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
+/// Lets running requests end, for as long as the operator allows, and stops the workers. Before that, everything
+/// is served as if nothing had happened, until whoever balances over replicas has read that this one isn't ready.
+async fn drain_all(drain: &Drain, process: &Process, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
+    let (delay, timeout) = (process.pre_stop_delay, process.drain_timeout);
+    let ending = async {
+        if !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more, and serving on; a second signal stops at once");
+            drain.leave();
+            tokio::time::sleep(delay).await;
+        }
+        drained(drain, timeout).await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = signals.any() => tracing::info!("stopping at once"),
+    }
+    drain.advance(Phase::Stopping);
+    let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
+    let _ = joined.await;
+}
+
+async fn drained(drain: &Drain, timeout: Duration) {
     let connections = drain.connections.count();
     tracing::info!(connections, ?timeout, "draining; a second signal stops at once");
     drain.advance(Phase::Draining);
@@ -347,9 +367,5 @@ async fn drain_all(drain: &Drain, timeout: Duration, signals: &mut Signals, thre
     tokio::select! {
         () = empty => tracing::info!("drained"),
         () = tokio::time::sleep(timeout) => tracing::info!("the drain's time is up"),
-        () = signals.any() => tracing::info!("stopping at once"),
     }
-    drain.advance(Phase::Stopping);
-    let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
-    let _ = joined.await;
 }

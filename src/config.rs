@@ -195,6 +195,9 @@ pub struct Endpoints {
 
 #[derive(Debug, Args)]
 pub struct Process {
+    /// How long everything is served as before after SIGTERM, with /readyz at 503, before draining begins
+    #[arg(long, env = "PORTUNUS_PRE_STOP_DELAY", default_value = "0s", value_parser = duration_or_none)]
+    pub pre_stop_delay: Duration,
     /// Longest time that running requests are waited for after SIGTERM; a second signal stops at once
     #[arg(long, env = "PORTUNUS_DRAIN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -269,11 +272,14 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("it must be longer than nothing".to_owned()),
-        Err(_) => Err(format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h")),
+    match duration_or_none(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        duration => Ok(duration),
     }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h"))
 }
 
 #[cfg(test)]
@@ -295,5 +301,6 @@ mod tests {
         assert!(network("x").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert!(duration("0s").is_err() && duration("5").is_err());
+        assert_eq!((duration_or_none("0s"), duration_or_none("5s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
     }
 }

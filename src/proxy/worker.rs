@@ -164,6 +164,6 @@ impl Worker {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.drain.phase() != Phase::Serving
+        self.drain.phase() >= Phase::Draining
     }
 }

@@ -39,6 +39,8 @@ fn bad_arguments_end_with_one_sentence_and_code_2() {
         ("--default-tls-certificate", "no-slash"),
         ("--header-count-max", "lots"),
         ("--log-format", "xml"),
+        ("--pre-stop-delay", "soon"),
+        ("--drain-timeout", "0s"),
     ] {
         assert_one_sentence(&serve(&[flag, value]), &[flag, value]);
     }

@@ -87,6 +87,17 @@ impl RawH2 {
         let _ = self.wire.stream.shutdown(Shutdown::Both);
     }
 
+    /// Waits for a GOAWAY; the last stream that it names.
+    #[track_caller]
+    pub fn going_away(&mut self) -> u32 {
+        loop {
+            let (kind, _, _, payload) = self.read_frame().expect("a GOAWAY before the end");
+            if kind == GOAWAY {
+                return u32::from_be_bytes(payload[..4].try_into().expect("4 bytes"));
+            }
+        }
+    }
+
     /// The stream of the next request; none when the connection has ended.
     fn request(&mut self) -> Option<u32> {
         loop {
