@@ -20,7 +20,7 @@ use crate::drain::{Drain, Phase};
 use crate::file::{self, Finding, Folder, Watch};
 use crate::metrics::Metrics;
 use crate::model::Changed;
-use crate::proxy::{self, AccessLog, Destination, Limits, Listeners};
+use crate::proxy::{self, AccessLog, Destination, Limits, Listener, Socket};
 use crate::resolve::{Names, Resolved};
 use crate::table::{Publisher, describe};
 use crate::tls;
@@ -116,32 +116,40 @@ fn destination(text: &str) -> Option<Destination> {
 
 /// All sockets, bound before anything is started.
 struct Sockets {
-    workers: Vec<Listeners>,
+    workers: Vec<Vec<Socket>>,
     admin: Vec<TcpListener>,
 }
 
 impl Sockets {
     fn bind(config: &Serve, workers: usize) -> Result<Self> {
-        let mut sockets = Self { workers: (0..workers).map(|_| Listeners::default()).collect(), admin: Vec::new() };
+        let mut sockets = Self { workers: (0..workers).map(|_| Vec::new()).collect(), admin: Vec::new() };
+        let mut listeners = Vec::new();
         let mut bound = Vec::new();
         let mut bind = |kind: &'static str, address, count| {
-            let listeners =
-                proxy::bind(address, count).with_context(|| format!("can't listen for {kind} on {address}"))?;
-            bound.extend(
-                listeners.first().and_then(|listener| listener.local_addr().ok()).map(|address| (kind, address)),
-            );
-            anyhow::Ok(listeners)
+            let bind = || {
+                let sockets = proxy::bind(address, count)?;
+                let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
+                std::io::Result::Ok((sockets, address))
+            };
+            let (sockets, address) = bind().with_context(|| format!("can't listen for {kind} on {address}"))?;
+            bound.push((kind, address));
+            anyhow::Ok((sockets, address.port()))
         };
-        for address in addresses(&config.http_listen) {
-            let listeners = bind("http", address, workers)?;
-            sockets.workers.iter_mut().zip(listeners).for_each(|(worker, listener)| worker.http.push(listener));
-        }
-        for address in addresses(&config.https_listen) {
-            let listeners = bind("https", address, workers)?;
-            sockets.workers.iter_mut().zip(listeners).for_each(|(worker, listener)| worker.https.push(listener));
+        let http = addresses(&config.http_listen).map(|address| ("http", address));
+        for (kind, address) in http.chain(addresses(&config.https_listen).map(|address| ("https", address))) {
+            let (bound, port) = bind(kind, address, workers)?;
+            let secure = kind == "https";
+            let proxy_protocol = config.proxy_protocol.iter().any(|named| named.is(secure, port));
+            let listener = Listener { port, secure, proxy_protocol };
+            listeners.push(listener);
+            sockets.workers.iter_mut().zip(bound).for_each(|(all, socket)| all.push(Socket { socket, listener }));
         }
         for address in addresses(&config.admin_listen) {
-            sockets.admin.extend(bind("admin", address, 1)?);
+            sockets.admin.extend(bind("admin", address, 1)?.0);
+        }
+        for named in &config.proxy_protocol {
+            let nobody = !listeners.iter().any(|listener| named.is(listener.secure, listener.port));
+            anyhow::ensure!(!nobody, "--proxy-protocol {named}: nobody listens there for HTTP or HTTPS");
         }
         for (kind, address) in bound {
             tracing::info!("listening for {kind} on {address}");
@@ -156,14 +164,14 @@ fn start_workers(
     metrics: &Metrics,
     drain: &Arc<Drain>,
     log: Option<&AccessLog>,
-    listeners: Vec<Listeners>,
+    sockets: Vec<Vec<Socket>>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let current = control.publisher.current.clone();
     let certificates = current.clone();
     let tls = tls::server_config(Box::new(move |name| certificates.load().certificates.find(name).clone()))
         .context("TLS can't be set up")?;
-    let settings = Arc::new(worker_settings(config, listeners.len()));
-    let start = |(index, listeners)| {
+    let settings = Arc::new(worker_settings(config, sockets.len()));
+    let start = |(index, sockets)| {
         let start = proxy::Start {
             settings: settings.clone(),
             current: current.clone(),
@@ -171,12 +179,12 @@ fn start_workers(
             tls: tls.clone(),
             log: log.cloned(),
             drain: drain.clone(),
-            listeners,
+            sockets,
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         thread.spawn(move || proxy::run(start)).context("a worker can't be started")
     };
-    listeners.into_iter().enumerate().map(start).collect()
+    sockets.into_iter().enumerate().map(start).collect()
 }
 
 fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {

@@ -1,8 +1,9 @@
 //! Flags and environment: the only reader of either. Every flag is also `PORTUNUS_` and its name in capitals.
 #![allow(clippy::disallowed_methods, reason = "this is the one file that reads the environment")]
 
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -114,6 +115,9 @@ pub struct Serve {
     /// Address for /livez, /readyz, /metrics and /debug; likewise
     #[arg(long, env = "PORTUNUS_ADMIN_LISTEN", default_value = "127.0.0.1:10254", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
     pub admin_listen: Vec<Listen>,
+    /// Listeners whose connections begin with a PROXY protocol header: http, https or a port [default: none]
+    #[arg(long, env = "PORTUNUS_PROXY_PROTOCOL", value_name = "LISTENERS", value_delimiter = ',', value_parser = listener_name)]
+    pub proxy_protocol: Vec<ListenerName>,
     /// Worker threads [default: the CPU quota of the cgroup, else the number of cores]
     #[arg(long, env = "PORTUNUS_WORKERS")]
     pub workers: Option<NonZeroUsize>,
@@ -133,7 +137,7 @@ pub struct Serve {
 
 #[derive(Debug, Args)]
 pub struct Clients {
-    /// Networks whose X-Forwarded-* fields are believed [default: none]
+    /// Networks whose X-Forwarded-* fields and PROXY protocol headers are believed [default: none]
     #[arg(long, env = "PORTUNUS_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Longest time from the first byte of a request's head to its last
@@ -222,6 +226,34 @@ pub enum Listen {
     Off,
 }
 
+/// Listeners, by what they speak or by their port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerName {
+    Http,
+    Https,
+    Port(u16),
+}
+
+impl ListenerName {
+    pub fn is(self, secure: bool, port: u16) -> bool {
+        match self {
+            Self::Http => !secure,
+            Self::Https => secure,
+            Self::Port(named) => named == port,
+        }
+    }
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => out.write_str("http"),
+            Self::Https => out.write_str("https"),
+            Self::Port(port) => write!(out, "{port}"),
+        }
+    }
+}
+
 /// The addresses of a listener, without `off`.
 pub fn addresses(listen: &[Listen]) -> impl Iterator<Item = SocketAddr> {
     listen.iter().filter_map(|listen| match listen {
@@ -243,7 +275,7 @@ impl From<LoadBalance> for Policy {
 
 /// Reads flags and environment. Prints help and exits with 0; what is wrong comes back as one sentence.
 pub fn read() -> Result<Config, String> {
-    Config::try_parse().map_err(|error| {
+    let config = Config::try_parse().map_err(|error| {
         if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             error.exit();
         }
@@ -251,7 +283,15 @@ pub fn read() -> Result<Config, String> {
         let sentence: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
         let sentence = sentence.join(" ");
         format!("{}; --help says more", sentence.strip_prefix("error: ").unwrap_or(&sentence))
-    })
+    })?;
+    match &config.command {
+        Command::Serve(serve) if !serve.proxy_protocol.is_empty() && serve.clients.trusted_proxies.is_empty() => {
+            Err("--proxy-protocol needs --trusted-proxies, the networks of the load balancers that write its headers: \
+                 anybody could claim any address"
+                .to_owned())
+        }
+        Command::Serve(_) | Command::Check(_) | Command::Echo(_) => Ok(config),
+    }
 }
 
 fn listen_address(text: &str) -> Result<Listen, String> {
@@ -261,6 +301,15 @@ fn listen_address(text: &str) -> Result<Listen, String> {
     let wrong = || format!("`{text}` is not ADDR:PORT; write 127.0.0.1:8080, [::]:8080, localhost:8080 or off");
     let mut addresses = text.to_socket_addrs().map_err(|_| wrong())?;
     addresses.next().map(Listen::Address).ok_or_else(wrong)
+}
+
+fn listener_name(text: &str) -> Result<ListenerName, String> {
+    match (text, text.parse::<NonZeroU16>()) {
+        ("http", _) => Ok(ListenerName::Http),
+        ("https", _) => Ok(ListenerName::Https),
+        (_, Ok(port)) => Ok(ListenerName::Port(port.get())),
+        (_, Err(_)) => Err(format!("`{text}` is no listener; write http, https or a port, as in http,8443")),
+    }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -302,5 +351,7 @@ mod tests {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert!(duration("0s").is_err() && duration("5").is_err());
         assert_eq!((duration_or_none("0s"), duration_or_none("5s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
+        assert_eq!(listener_name("8443").map(|name| name.is(true, 8443)), Ok(true));
+        assert!(listener_name("0").is_err() && listener_name("admin").is_err());
     }
 }

@@ -58,6 +58,7 @@ pub struct WorkerCells {
     pub closed: [Cell; 2],
     pub refused: Cell,
     pub handshakes_failed: Cell,
+    pub proxy_protocol_failed: Cell,
     pub upstream_connections: Cell,
     pub upstream_connections_closed: Cell,
     pub upstream_connect_failures: Cell,
@@ -234,9 +235,12 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
 }
 
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 10] = [
+    let counters: [Row; 11] = [
         ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
+        ("proxy_protocol_failed", "Connections closed for want of a PROXY protocol header", |cells| {
+            cells.proxy_protocol_failed.read()
+        }),
         ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
         ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
         ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),

@@ -11,6 +11,7 @@ mod headers;
 mod io;
 mod join;
 mod listener;
+mod proxy_protocol;
 mod retry;
 mod send;
 mod upgrade;
@@ -18,5 +19,5 @@ mod worker;
 
 pub use access_log::{AccessLog, Destination};
 pub use headers::Limits;
-pub use listener::{Listeners, bind};
+pub use listener::{Listener, Socket, bind};
 pub use worker::{Settings, Start, run};

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use super::access_log::AccessLog;
 use super::headers::Limits;
-use super::listener::{self, Listeners};
+use super::listener::{self, Socket};
 use super::retry::Buffers;
 use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
@@ -54,7 +54,7 @@ pub struct Start {
     pub tls: Arc<ServerConfig>,
     pub log: Option<AccessLog>,
     pub drain: Arc<Drain>,
-    pub listeners: Listeners,
+    pub sockets: Vec<Socket>,
 }
 
 /// A table as a request holds it.
@@ -89,7 +89,7 @@ pub fn run(start: Start) {
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let worker = Worker::new(&start);
-        let accepting = listener::accept(worker.clone(), start.listeners);
+        let accepting = listener::accept(worker.clone(), start.sockets);
         tokio::select! {
             () = accepting => {}
             () = tick(&worker) => {}

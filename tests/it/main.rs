@@ -30,6 +30,7 @@ mod layers;
 mod limits;
 mod paths;
 mod proof;
+mod proxy_protocol;
 mod retry;
 mod routing;
 mod services;
