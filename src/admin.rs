@@ -113,7 +113,7 @@ fn readiness(state: &State) -> (StatusCode, &'static str) {
     match state.drain.phase() {
         Phase::Serving if state.ready => (StatusCode::OK, "ok"),
         Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "no table yet"),
-        Phase::Draining | Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Phase::Leaving | Phase::Draining | Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "going away"),
     }
 }
 

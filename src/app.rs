@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Cluster, Objects, Serve, Unsupported, addresses};
+use crate::config::{Cluster, Objects, Process, Serve, Unsupported, addresses};
 use crate::control::{Control, Provider};
 use crate::drain::{Drain, Phase};
 use crate::file::{Folder, Watch};
@@ -23,7 +23,7 @@ use crate::kubernetes::controller::{Addresses, Writing};
 use crate::kubernetes::{Client, Scope, status};
 use crate::metrics::Metrics;
 use crate::model::ObjectName;
-use crate::proxy::{self, AccessLog, Destination, Limits, Listeners};
+use crate::proxy::{self, AccessLog, Destination, Limits, Listener, Socket};
 use crate::table::describe;
 use crate::tls;
 use crate::translate::Settings;
@@ -94,19 +94,23 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
     state.borrow_mut().ready = true;
     let (generation, problems) = (control.publisher.generation(), control.problems.borrow().len());
     tracing::info!(workers, generation, problems, "serving");
-    if let Some(client) = client {
-        control.write(&client, &writing(config));
-    }
+    let resignation = client.and_then(|client| control.write(&client, &writing(config)));
     let ending = async {
         signals.any().await;
-        drain_all(&drain, config.process.drain_timeout, &mut signals, threads).await;
+        if let Some(resignation) = &resignation {
+            resignation.begin();
+        }
+        drain_all(&drain, &config.process, &mut signals, threads).await;
     };
     // Changes are followed to the end: who still comes while the process drains is served as of now.
     tokio::select! {
         never = control.run() => match never {},
         () = ending => {}
     }
-    control.stop().await;
+    control.stop();
+    if let Some(resignation) = resignation {
+        resignation.done().await;
+    }
     Ok(())
 }
 
@@ -184,32 +188,40 @@ fn destination(text: &str) -> Option<Destination> {
 
 /// All sockets, bound before anything is started.
 struct Sockets {
-    workers: Vec<Listeners>,
+    workers: Vec<Vec<Socket>>,
     admin: Vec<TcpListener>,
 }
 
 impl Sockets {
     fn bind(config: &Serve, workers: usize) -> Result<Self> {
-        let mut sockets = Self { workers: (0..workers).map(|_| Listeners::default()).collect(), admin: Vec::new() };
+        let mut sockets = Self { workers: (0..workers).map(|_| Vec::new()).collect(), admin: Vec::new() };
+        let mut listeners = Vec::new();
         let mut bound = Vec::new();
         let mut bind = |kind: &'static str, address, count| {
-            let listeners =
-                proxy::bind(address, count).with_context(|| format!("can't listen for {kind} on {address}"))?;
-            bound.extend(
-                listeners.first().and_then(|listener| listener.local_addr().ok()).map(|address| (kind, address)),
-            );
-            anyhow::Ok(listeners)
+            let bind = || {
+                let sockets = proxy::bind(address, count)?;
+                let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
+                std::io::Result::Ok((sockets, address))
+            };
+            let (sockets, address) = bind().with_context(|| format!("can't listen for {kind} on {address}"))?;
+            bound.push((kind, address));
+            anyhow::Ok((sockets, address.port()))
         };
-        for address in addresses(&config.http_listen) {
-            let listeners = bind("http", address, workers)?;
-            sockets.workers.iter_mut().zip(listeners).for_each(|(worker, listener)| worker.http.push(listener));
-        }
-        for address in addresses(&config.https_listen) {
-            let listeners = bind("https", address, workers)?;
-            sockets.workers.iter_mut().zip(listeners).for_each(|(worker, listener)| worker.https.push(listener));
+        let http = addresses(&config.http_listen).map(|address| ("http", address));
+        for (kind, address) in http.chain(addresses(&config.https_listen).map(|address| ("https", address))) {
+            let (bound, port) = bind(kind, address, workers)?;
+            let secure = kind == "https";
+            let proxy_protocol = config.proxy_protocol.iter().any(|named| named.is(secure, port));
+            let listener = Listener { port, secure, proxy_protocol };
+            listeners.push(listener);
+            sockets.workers.iter_mut().zip(bound).for_each(|(all, socket)| all.push(Socket { socket, listener }));
         }
         for address in addresses(&config.admin_listen) {
-            sockets.admin.extend(bind("admin", address, 1)?);
+            sockets.admin.extend(bind("admin", address, 1)?.0);
+        }
+        for named in &config.proxy_protocol {
+            let nobody = !listeners.iter().any(|listener| named.is(listener.secure, listener.port));
+            anyhow::ensure!(!nobody, "--proxy-protocol {named}: nobody listens there for HTTP or HTTPS");
         }
         for (kind, address) in bound {
             tracing::info!("listening for {kind} on {address}");
@@ -224,14 +236,14 @@ fn start_workers(
     metrics: &Metrics,
     drain: &Arc<Drain>,
     log: Option<&AccessLog>,
-    listeners: Vec<Listeners>,
+    sockets: Vec<Vec<Socket>>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let current = control.publisher.current.clone();
     let certificates = current.clone();
     let tls = tls::server_config(Box::new(move |name| certificates.load().certificates.find(name).clone()))
         .context("TLS can't be set up")?;
-    let settings = Arc::new(worker_settings(config, listeners.len()));
-    let start = |(index, listeners)| {
+    let settings = Arc::new(worker_settings(config, sockets.len()));
+    let start = |(index, sockets)| {
         let start = proxy::Start {
             settings: settings.clone(),
             current: current.clone(),
@@ -239,12 +251,12 @@ fn start_workers(
             tls: tls.clone(),
             log: log.cloned(),
             drain: drain.clone(),
-            listeners,
+            sockets,
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         thread.spawn(move || proxy::run(start)).context("a worker can't be started")
     };
-    listeners.into_iter().enumerate().map(start).collect()
+    sockets.into_iter().enumerate().map(start).collect()
 }
 
 fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
@@ -296,8 +308,28 @@ impl Signals {
     }
 }
 
-/// Lets running requests end, for as long as the operator allows, and stops the workers.
-async fn drain_all(drain: &Drain, timeout: Duration, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
+/// Lets running requests end, for as long as the operator allows, and stops the workers. Before that, everything
+/// is served as if nothing had happened, until whoever balances over replicas has read that this one isn't ready.
+async fn drain_all(drain: &Drain, process: &Process, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
+    let (delay, timeout) = (process.pre_stop_delay, process.drain_timeout);
+    let ending = async {
+        if !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more, and serving on; a second signal stops at once");
+            drain.leave();
+            tokio::time::sleep(delay).await;
+        }
+        drained(drain, timeout).await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = signals.any() => tracing::info!("stopping at once"),
+    }
+    drain.advance(Phase::Stopping);
+    let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
+    let _ = joined.await;
+}
+
+async fn drained(drain: &Drain, timeout: Duration) {
     let connections = drain.connections.count();
     tracing::info!(connections, ?timeout, "draining; a second signal stops at once");
     drain.advance(Phase::Draining);
@@ -309,9 +341,5 @@ async fn drain_all(drain: &Drain, timeout: Duration, signals: &mut Signals, thre
     tokio::select! {
         () = empty => tracing::info!("drained"),
         () = tokio::time::sleep(timeout) => tracing::info!("the drain's time is up"),
-        () = signals.any() => tracing::info!("stopping at once"),
     }
-    drain.advance(Phase::Stopping);
-    let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
-    let _ = joined.await;
 }

@@ -1,8 +1,9 @@
 //! Flags and environment: the only reader of either. Every flag is also `PORTUNUS_` and its name in capitals.
 #![allow(clippy::disallowed_methods, reason = "this is the one file that reads the environment")]
 
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,6 +118,9 @@ pub struct Serve {
     /// Address for /livez, /readyz, /metrics and /debug; likewise
     #[arg(long, env = "PORTUNUS_ADMIN_LISTEN", default_value = "127.0.0.1:10254", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
     pub admin_listen: Vec<Listen>,
+    /// Listeners whose connections begin with a PROXY protocol header: http, https or a port [default: none]
+    #[arg(long, env = "PORTUNUS_PROXY_PROTOCOL", value_name = "LISTENERS", value_delimiter = ',', value_parser = listener_name)]
+    pub proxy_protocol: Vec<ListenerName>,
     /// Worker threads [default: the CPU quota of the cgroup, else the number of cores]
     #[arg(long, env = "PORTUNUS_WORKERS")]
     pub workers: Option<NonZeroUsize>,
@@ -177,7 +181,7 @@ pub struct Cluster {
 
 #[derive(Debug, Args)]
 pub struct Clients {
-    /// Networks whose X-Forwarded-* fields are believed [default: none]
+    /// Networks whose X-Forwarded-* fields and PROXY protocol headers are believed [default: none]
     #[arg(long, env = "PORTUNUS_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Longest time from the first byte of a request's head to its last
@@ -239,6 +243,9 @@ pub struct Endpoints {
 
 #[derive(Debug, Args)]
 pub struct Process {
+    /// How long everything is served as before after SIGTERM, with /readyz at 503, before draining begins
+    #[arg(long, env = "PORTUNUS_PRE_STOP_DELAY", default_value = "0s", value_parser = duration_or_none)]
+    pub pre_stop_delay: Duration,
     /// Longest time that running requests are waited for after SIGTERM; a second signal stops at once
     #[arg(long, env = "PORTUNUS_DRAIN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -263,6 +270,34 @@ pub enum Listen {
     Off,
 }
 
+/// Listeners, by what they speak or by their port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerName {
+    Http,
+    Https,
+    Port(u16),
+}
+
+impl ListenerName {
+    pub fn is(self, secure: bool, port: u16) -> bool {
+        match self {
+            Self::Http => !secure,
+            Self::Https => secure,
+            Self::Port(named) => named == port,
+        }
+    }
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => out.write_str("http"),
+            Self::Https => out.write_str("https"),
+            Self::Port(port) => write!(out, "{port}"),
+        }
+    }
+}
+
 /// The addresses of a listener, without `off`.
 pub fn addresses(listen: &[Listen]) -> impl Iterator<Item = SocketAddr> {
     listen.iter().filter_map(|listen| match listen {
@@ -284,7 +319,7 @@ impl From<LoadBalance> for Policy {
 
 /// Reads flags and environment. Prints help and exits with 0; what is wrong comes back as one sentence.
 pub fn read() -> Result<Config, String> {
-    Config::try_parse().map_err(|error| {
+    let config = Config::try_parse().map_err(|error| {
         if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             error.exit();
         }
@@ -292,7 +327,15 @@ pub fn read() -> Result<Config, String> {
         let sentence: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
         let sentence = sentence.join(" ");
         format!("{}; --help says more", sentence.strip_prefix("error: ").unwrap_or(&sentence))
-    })
+    })?;
+    match &config.command {
+        Command::Serve(serve) if !serve.proxy_protocol.is_empty() && serve.clients.trusted_proxies.is_empty() => {
+            Err("--proxy-protocol needs --trusted-proxies, the networks of the load balancers that write its headers: \
+                 anybody could claim any address"
+                .to_owned())
+        }
+        Command::Serve(_) | Command::Check(_) | Command::Echo(_) => Ok(config),
+    }
 }
 
 fn listen_address(text: &str) -> Result<Listen, String> {
@@ -304,6 +347,15 @@ fn listen_address(text: &str) -> Result<Listen, String> {
     addresses.next().map(Listen::Address).ok_or_else(wrong)
 }
 
+fn listener_name(text: &str) -> Result<ListenerName, String> {
+    match (text, text.parse::<NonZeroU16>()) {
+        ("http", _) => Ok(ListenerName::Http),
+        ("https", _) => Ok(ListenerName::Https),
+        (_, Ok(port)) => Ok(ListenerName::Port(port.get())),
+        (_, Err(_)) => Err(format!("`{text}` is no listener; write http, https or a port, as in http,8443")),
+    }
+}
+
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<std::net::IpAddr>().ok().map(IpNet::from);
     text.parse()
@@ -313,11 +365,14 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("it must be longer than nothing".to_owned()),
-        Err(_) => Err(format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h")),
+    match duration_or_none(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        duration => Ok(duration),
     }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h"))
 }
 
 #[cfg(test)]
@@ -339,5 +394,8 @@ mod tests {
         assert!(network("x").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert!(duration("0s").is_err() && duration("5").is_err());
+        assert_eq!((duration_or_none("0s"), duration_or_none("5s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
+        assert_eq!(listener_name("8443").map(|name| name.is(true, 8443)), Ok(true));
+        assert!(listener_name("0").is_err() && listener_name("admin").is_err());
     }
 }

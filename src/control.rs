@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::admin::Standing;
 use crate::clock::unix_seconds;
 use crate::file::{Finding, Folder, Watch};
-use crate::kubernetes::controller::{Controller, Sources, Writing};
+use crate::kubernetes::controller::{Controller, Resignation, Sources, Writing};
 use crate::kubernetes::{Client, Scope, Stores, snapshot};
 use crate::metrics::Metrics;
 use crate::model::{Changed, ObjectName};
@@ -118,8 +118,8 @@ impl Control {
     }
 
     /// Writes status and Events from now on, if the objects come from a cluster.
-    pub fn write(&mut self, client: &Client, writing: &Writing) {
-        let Provider::Cluster(cluster) = &mut self.provider else { return };
+    pub fn write(&mut self, client: &Client, writing: &Writing) -> Option<Resignation> {
+        let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
         let (before, live) = (statuses.clone(), cluster.live.clone());
         let (noted, problems) = (live.clone(), self.translator.clone());
@@ -137,7 +137,9 @@ impl Control {
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
         };
-        cluster.controller = Some(Controller::start(client, writing, sources));
+        let (controller, resignation) = Controller::start(client, writing, sources);
+        cluster.controller = Some(controller);
+        Some(resignation)
     }
 
     /// Follows the objects and the names for ever.
@@ -177,12 +179,10 @@ impl Control {
         }
     }
 
-    /// Lets another replica lead, and keeps what there is.
-    pub async fn stop(&mut self) {
-        let Provider::Cluster(cluster) = &mut self.provider else { return };
-        cluster.save(&self.resources.borrow(), Duration::ZERO);
-        if let Some(controller) = cluster.controller.take() {
-            controller.stop().await;
+    /// Keeps what there is.
+    pub fn stop(&mut self) {
+        if let Provider::Cluster(cluster) = &mut self.provider {
+            cluster.save(&self.resources.borrow(), Duration::ZERO);
         }
     }
 

@@ -1,4 +1,4 @@
-//! How far the process is on its way out: serving, draining, or stopping now. One value that everybody reads.
+//! How far the process is on its way out: serving, about to leave, draining, or stopping now. One value that everybody reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -8,13 +8,15 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
+    /// It says that it is not ready, and serves as before until balancers have noticed.
+    Leaving,
     /// What runs is finished; answers tell clients to go elsewhere.
     Draining,
     /// The drain's time is up, or the operator asked twice.
     Stopping,
 }
 
-/// Shared by all threads. The hot path reads one atomic that is written twice in the life of the process.
+/// Shared by all threads. The hot path reads one atomic that is written three times in the life of the process.
 #[derive(Debug)]
 pub struct Drain {
     phase: AtomicU8,
@@ -51,9 +53,15 @@ impl Drain {
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Serving,
-            1 => Phase::Draining,
+            1 => Phase::Leaving,
+            2 => Phase::Draining,
             _ => Phase::Stopping,
         }
+    }
+
+    /// Is ready no longer. Wakes nobody: connections ask but once to be told when draining begins.
+    pub fn leave(&self) {
+        self.phase.fetch_max(Phase::Leaving as u8, Ordering::Relaxed);
     }
 
     /// Moves on; never back.

@@ -58,11 +58,13 @@ pub struct WorkerCells {
     pub closed: [Cell; 2],
     pub refused: Cell,
     pub handshakes_failed: Cell,
+    pub proxy_protocol_failed: Cell,
     pub upstream_connections: Cell,
     pub upstream_connections_closed: Cell,
     pub upstream_connect_failures: Cell,
     pub upstream_requests: Cell,
     pub upstream_reused: Cell,
+    pub upstream_retries: Cell,
     pub tunnels_opened: Cell,
     pub tunnels_closed: Cell,
     pub request_bytes: Cell,
@@ -238,9 +240,12 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
 }
 
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 9] = [
+    let counters: [Row; 11] = [
         ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
+        ("proxy_protocol_failed", "Connections closed for want of a PROXY protocol header", |cells| {
+            cells.proxy_protocol_failed.read()
+        }),
         ("request_bytes", "Bytes of request bodies", |cells| cells.request_bytes.read()),
         ("response_bytes", "Bytes of response bodies", |cells| cells.response_bytes.read()),
         ("upstream_connections", "Connections made to endpoints", |cells| cells.upstream_connections.read()),
@@ -249,6 +254,9 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         }),
         ("upstream_requests", "Requests sent to endpoints", |cells| cells.upstream_requests.read()),
         ("upstream_reused", "Requests sent over a connection that was open", |cells| cells.upstream_reused.read()),
+        ("upstream_retries", "Requests sent once more because an endpoint took them and did not answer", |cells| {
+            cells.upstream_retries.read()
+        }),
         ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
     ];
     for (name, help, read) in counters {

@@ -13,6 +13,9 @@ use super::lease::Candidate;
 use super::status::{self, Address, Differing, Written};
 use crate::model::ObjectName;
 
+/// Longest wait at the end for the API server to take what is still to be written.
+const RESIGNATION_MAX: Duration = Duration::from_secs(20);
+
 /// What the operator decides of it.
 #[derive(Debug, Clone)]
 pub struct Writing {
@@ -45,47 +48,42 @@ pub struct Sources {
     pub live: Live,
 }
 
+/// The running writers.
 pub struct Controller {
-    client: Client,
     changed: [Rc<Notify>; 2],
     leader: watch::Receiver<bool>,
+}
+
+/// By it this replica lets another one lead.
+pub struct Resignation {
     stop: watch::Sender<bool>,
-    candidate: JoinHandle<Candidate>,
-    clears: Option<Differing>,
+    done: JoinHandle<()>,
 }
 
 impl Controller {
     /// Starts on this thread's `LocalSet`.
-    pub fn start(client: &Client, writing: &Writing, sources: Sources) -> Self {
+    pub fn start(client: &Client, writing: &Writing, sources: Sources) -> (Self, Resignation) {
         let (leading, leader) = watch::channel(false);
-        let (stop, mut stopped) = watch::channel(false);
-        let mut candidate =
-            Candidate::new(client, writing.lease.clone(), writing.identity.clone(), writing.lease_duration);
-        let candidate = tokio::task::spawn_local(async move {
-            tokio::select! {
-                () = candidate.campaign(&leading) => {}
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-            }
-            // The writers stop before the Lease is free.
-            leading.send_replace(false);
-            candidate
-        });
-
         let (known, addresses) = watch::channel(None);
         let Sources { differing, written, problems, live } = sources;
-        let clears = match &writing.addresses {
-            Addresses::None => None,
+        let publishes = match &writing.addresses {
+            Addresses::None => false,
             Addresses::Fixed(fixed) => {
                 known.send_replace(Some(fixed.clone()));
-                Some(differing.clone())
+                true
             }
             Addresses::Service(service) => {
                 tokio::task::spawn_local(status::follow(client.clone(), service.clone(), known));
-                Some(differing.clone())
+                true
             }
         };
+        let clears = (publishes && writing.clear).then(|| differing.clone());
+        let (stop, stopped) = watch::channel(false);
+        let candidate = Candidate::new(client, writing.lease.clone(), writing.identity.clone(), writing.lease_duration);
+        let done = tokio::task::spawn_local(lead(client.clone(), candidate, leading, stopped, clears));
+
         let changed = [Rc::new(Notify::new()), Rc::new(Notify::new())];
-        if clears.is_some() {
+        if publishes {
             let changed = changed[0].clone();
             let writer = status::write(client.clone(), leader.clone(), addresses, changed, differing, written);
             tokio::task::spawn_local(writer);
@@ -93,8 +91,7 @@ impl Controller {
         let reporter = Reporter { controller: writing.controller.clone(), instance: writing.identity.clone() };
         let writer = events::write(client.clone(), reporter, leader.clone(), changed[1].clone(), problems, live);
         tokio::task::spawn_local(writer);
-        let clears = clears.filter(|_| writing.clear);
-        Self { client: client.clone(), changed, leader, stop, candidate, clears }
+        (Self { changed, leader }, Resignation { stop, done })
     }
 
     /// Something that is written about may be different now.
@@ -105,19 +102,40 @@ impl Controller {
     pub fn leads(&self) -> bool {
         *self.leader.borrow()
     }
+}
 
-    /// Lets another replica lead; the last one clears the status, if the operator wants that.
-    pub async fn stop(self) {
-        let led = self.leads();
+impl Resignation {
+    /// Writes nothing from now on, and frees the Lease.
+    pub fn begin(&self) {
         self.stop.send_replace(true);
-        let Ok(mut candidate) = self.candidate.await else { return };
-        if !led {
-            return;
-        }
-        let wait = self.clears.as_ref().map_or(Duration::ZERO, |_| candidate.succession());
-        let last = candidate.release(wait).await;
-        if let Some(differing) = self.clears.filter(|_| last) {
-            status::clear(&self.client, &differing).await;
-        }
+    }
+
+    /// Returns once that is done, or the API server was waited for long enough.
+    pub async fn done(self) {
+        self.begin();
+        let _ = tokio::time::timeout(RESIGNATION_MAX, self.done).await;
+    }
+}
+
+/// Leads whenever it can, until it is stopped. The last replica clears the status, if the operator wants that.
+async fn lead(
+    client: Client,
+    mut candidate: Candidate,
+    leading: watch::Sender<bool>,
+    mut stopped: watch::Receiver<bool>,
+    clears: Option<Differing>,
+) {
+    tokio::select! {
+        () = candidate.campaign(&leading) => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    // The writers stop before the Lease is free.
+    if !leading.send_replace(false) {
+        return;
+    }
+    let wait = clears.as_ref().map_or(Duration::ZERO, |_| candidate.succession());
+    let last = candidate.release(wait).await;
+    if let Some(differing) = clears.filter(|_| last) {
+        status::clear(&client, &differing).await;
     }
 }

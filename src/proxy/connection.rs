@@ -23,6 +23,8 @@ use super::handle::handle;
 use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
 use super::join::Join;
+use super::listener::Listener;
+use super::proxy_protocol;
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
@@ -204,7 +206,18 @@ pub struct Connection {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, secure: bool) {
+pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAddr, listener: Listener) {
+    let Listener { port, secure, proxy_protocol } = listener;
+    let client = client.ip().to_canonical();
+    let (client, trusted) = if proxy_protocol {
+        // Boxed: other connections are not to move what it takes.
+        match Box::pin(proxy_protocol::read(worker, &mut stream, client, secure)).await {
+            Some(told) => told,
+            None => return,
+        }
+    } else {
+        (client, is_trusted(client, &worker.settings.trusted_proxies))
+    };
     let mut server_name = None;
     let mut http2 = false;
     let stream = if secure {
@@ -225,7 +238,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, p
     let connection = Rc::new(Connection {
         worker: worker.clone(),
         activity,
-        peer: peer(worker, client.ip().to_canonical(), port, secure),
+        peer: peer(client, trusted, port, secure),
         secure,
         server_name,
         tunnel: RefCell::new(None),
@@ -242,14 +255,14 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, p
     if http2 { serve_http2(connection, io).await } else { serve_http1(connection, io).await }
 }
 
-fn peer(worker: &Worker, address: IpAddr, port: u16, secure: bool) -> Peer {
+fn peer(address: IpAddr, trusted: bool, port: u16, secure: bool) -> Peer {
     let value = HeaderValue::from_str(&address.to_string()).expect("an address is a value");
     Peer {
         address,
         value,
         proto: HeaderValue::from_static(if secure { "https" } else { "http" }),
         port: HeaderValue::from(port),
-        trusted: is_trusted(address, &worker.settings.trusted_proxies),
+        trusted,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sends a request to an endpoint and brings back the head of its answer. A request that never reached an
 //! endpoint, because it could not be connected or a kept-alive connection was gone, is sent to another, whatever
-//! its method; that is no retry.
+//! its method; that is no retry. One that an endpoint took and did not answer is sent once more where
+//! [`super::retry`] allows it.
 #![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use std::net::IpAddr;
@@ -12,12 +13,13 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
 use super::headers;
+use super::retry::Kept;
 use super::send::{Answer, Outgoing, SendError, send};
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
 use crate::model::Protocol;
-use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, RequestBody, SlotId};
+use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Pools, RequestBody, SlotId, Upstream};
 
 /// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
 const STALE_MAX: usize = 3;
@@ -47,15 +49,26 @@ struct Attempts {
     stale: usize,
     /// Endpoints that did not answer within the time to connect.
     timeouts: usize,
+    /// The request, in case that it may be sent once more; gone once it was.
+    kept: Option<Kept>,
+    /// The endpoint that took the request and did not answer.
+    broke: Option<Carrier>,
     failure: Error,
 }
 
 /// A connection, and whose it is.
 struct Reached {
     acquired: Acquired,
+    wants_latency: bool,
+    carrier: Carrier,
+}
+
+/// What is known of a connection once a request has it.
+#[derive(Clone, Copy)]
+struct Carrier {
     endpoint: SlotId,
     reused: bool,
-    wants_latency: bool,
+    multiplexed: bool,
 }
 
 pub async fn forward(
@@ -69,7 +82,8 @@ pub async fn forward(
     let client = request.as_mut().map_or(0, |request| prepare(request, &plan, &mut exchange));
     let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
     let timer = worker.clock.timer();
-    let mut attempts = Attempts { client, tried: Vec::new(), stale: 0, timeouts: 0, failure: Error::NoEndpoint };
+    let kept = request.as_ref().and_then(|request| worker.heads.keep(request));
+    let mut attempts = Attempts::new(client, kept);
     let mut table = Some(table);
     loop {
         // A request that comes back goes by the table of then.
@@ -78,41 +92,100 @@ pub async fn forward(
             Ok(reached) => reached,
             Err(error) => return Err((error, exchange)),
         };
-        let Reached { acquired, endpoint, reused, wants_latency } = reached;
-        let multiplexed = matches!(acquired, Acquired::Http2 { .. });
+        let Reached { acquired, wants_latency, carrier } = reached;
         let sent = (wants_latency || exchange.record.is_some()).then(Instant::now);
-        let error = match send(acquired, request, &timer, &exchange).await {
+        match send(acquired, request, &timer, &exchange).await {
             Ok(answer) => {
                 let latency = sent.map(|sent| sent.elapsed());
                 if let Some(latency) = latency.filter(|_| wants_latency) {
-                    worker.pools.observe(endpoint, latency);
+                    worker.pools.observe(carrier.endpoint, latency);
                 }
                 if let Some(record) = &mut exchange.record {
                     record.upstream_head = latency;
                 }
+                if let Some(kept) = attempts.kept {
+                    worker.heads.put_back(kept);
+                }
                 return answered(answer, upgrade, timer, exchange);
             }
-            Err(SendError::Unsent) => {
+            Err(failed) => {
+                if let Err(error) = attempts.again(&failed, carrier, request, &mut exchange) {
+                    return Err((error, exchange));
+                }
+            }
+        }
+    }
+}
+
+impl Attempts {
+    fn new(client: u64, kept: Option<Kept>) -> Self {
+        let (tried, failure) = (Vec::new(), Error::NoEndpoint);
+        Self { client, tried, stale: 0, timeouts: 0, kept, broke: None, failure }
+    }
+
+    /// Makes the request ready to be sent again, or says why it ends here.
+    fn again(
+        &mut self,
+        failed: &SendError,
+        carrier: Carrier,
+        request: &mut Outgoing,
+        exchange: &mut Exchange,
+    ) -> Result<(), Error> {
+        let worker = &exchange.connection.worker;
+        let kept = self.kept.take_if(|kept| kept.may_follow(failed));
+        let failure = match failed {
+            SendError::Unsent => {
                 exchange.leave_endpoint();
                 // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
-                if reused {
-                    attempts.stale += 1;
+                if carrier.reused {
+                    self.stale += 1;
                 } else {
-                    attempts.tried.push(endpoint.index);
+                    self.tried.push(carrier.endpoint.index);
                 }
-                attempts.failure = Error::UpstreamFailed;
-                continue;
+                self.failure = Error::UpstreamFailed;
+                return Ok(());
             }
-            Err(SendError::Reset(reason)) => Error::UpstreamReset(reason),
-            Err(SendError::Broken) => Error::UpstreamFailed,
-            Err(SendError::TimedOut) => Error::UpstreamTimeout,
+            SendError::Refused => Error::UpstreamReset(h2::Reason::REFUSED_STREAM),
+            SendError::Reset(reason) => Error::UpstreamReset(*reason),
+            SendError::Broken | SendError::Invalid => Error::UpstreamFailed,
+            SendError::TimedOut => Error::UpstreamTimeout,
         };
-        let error = blame(&exchange, error);
-        if multiplexed && error == Error::UpstreamTimeout {
-            // The connection may be dead without a word; those that are on it keep it.
-            worker.pools.forget_http2(endpoint);
+        if let Some(message) = kept.and_then(Kept::restore) {
+            worker.cells.upstream_retries.add(1);
+            if let Some(record) = &mut exchange.record {
+                record.retried = true;
+            }
+            exchange.leave_endpoint();
+            (self.broke, self.failure) = (Some(carrier), failure);
+            *request = Some(message);
+            return Ok(());
         }
-        return Err((error, exchange));
+        let error = blame(exchange, failure);
+        if carrier.multiplexed && error == Error::UpstreamTimeout {
+            // The connection may be dead without a word; those that are on it keep it.
+            worker.pools.forget_http2(carrier.endpoint, None);
+        }
+        Err(error)
+    }
+
+    /// An endpoint that was not tried, by its index. The one that broke comes last.
+    fn pick(&self, upstream: &Upstream, pools: &Pools) -> Option<usize> {
+        let without = |broke: Option<usize>| -> Vec<usize> {
+            let passed = |slot: usize| self.tried.contains(&slot) || broke == Some(slot);
+            match (&self.tried[..], broke) {
+                ([], None) => Vec::new(),
+                _ => (0..upstream.endpoints.len()).filter(|at| passed(upstream.endpoints[*at].slot.index)).collect(),
+            }
+        };
+        let broke = self.broke.map(|carrier| carrier.endpoint.index);
+        let other = pools.pick(upstream, self.client, &without(broke));
+        other.or_else(|| broke.and_then(|_| pools.pick(upstream, self.client, &without(None))))
+    }
+
+    /// Whether the request gets a new connection. There is but one more try, and one that is kept alive may be
+    /// about to break like the one before; a shared one that broke is out of the pool.
+    fn wants_fresh(&self) -> bool {
+        self.stale >= STALE_MAX || self.broke.is_some_and(|carrier| !carrier.multiplexed)
     }
 }
 
@@ -128,16 +201,10 @@ async fn reach(
     let worker = &connection.worker;
     let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
     loop {
-        let tried: Vec<usize> = match &attempts.tried[..] {
-            [] => Vec::new(),
-            slots => (0..upstream.endpoints.len())
-                .filter(|index| slots.contains(&upstream.endpoints[*index].slot.index))
-                .collect(),
-        };
-        let Some(index) = worker.pools.pick(upstream, attempts.client, &tried) else { return Err(attempts.failure) };
+        let Some(index) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
         let endpoint = &upstream.endpoints[index];
         let begun = exchange.record.is_some().then(Instant::now);
-        let acquired = match (alone, attempts.stale >= STALE_MAX) {
+        let acquired = match (alone, attempts.wants_fresh()) {
             (true, _) => worker.pools.connect_alone(upstream, endpoint).await,
             (false, true) => worker.pools.connect(upstream, endpoint).await,
             (false, false) => worker.pools.acquire(upstream, endpoint).await,
@@ -146,7 +213,9 @@ async fn reach(
             Ok(acquired) => {
                 let reused = note(&acquired, endpoint, begun, exchange, worker);
                 let wants_latency = upstream.balancer.wants_latency();
-                return Ok(Reached { acquired, endpoint: endpoint.slot.id(), reused, wants_latency });
+                let multiplexed = matches!(acquired, Acquired::Http2 { .. });
+                let carrier = Carrier { endpoint: endpoint.slot.id(), reused, multiplexed };
+                return Ok(Reached { acquired, wants_latency, carrier });
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.label, %error, "not connected");

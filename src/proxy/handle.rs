@@ -218,6 +218,7 @@ fn record(connection: &Connection, head: &mut Parts, generation: u64) -> Record 
         route: None,
         upstream: None,
         endpoint: None,
+        retried: false,
         status: 0,
         request_bytes: 0,
         response_bytes: 0,

@@ -88,7 +88,7 @@ pub struct Limits {
     pub target_bytes_max: usize,
 }
 
-/// What the endpoint is told of the client.
+/// What the endpoint is told of the client: the connection's other end, or who a PROXY protocol header says it is.
 #[derive(Debug)]
 pub struct Peer {
     pub address: IpAddr,
@@ -96,7 +96,7 @@ pub struct Peer {
     pub value: HeaderValue,
     pub proto: HeaderValue,
     pub port: HeaderValue,
-    /// The peer is one of `--trusted-proxies`, and what it says of the client counts.
+    /// The address is in `--trusted-proxies`, and what it says of the client counts.
     pub trusted: bool,
 }
 

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -21,11 +21,20 @@ const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// One worker's sockets.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    pub http: Vec<StdListener>,
-    pub https: Vec<StdListener>,
+/// What all sockets of an address have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Listener {
+    pub port: u16,
+    pub secure: bool,
+    /// Connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
+/// One worker's socket of a listener.
+#[derive(Debug)]
+pub struct Socket {
+    pub socket: StdListener,
+    pub listener: Listener,
 }
 
 /// Binds an address once per worker. Port 0 takes a free port, the same for all workers.
@@ -46,7 +55,7 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdListener>>
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // `[::]` takes IPv4 clients too, whatever the system's default is.
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -60,29 +69,27 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
 }
 
 /// Serves all of a worker's sockets; returns once the process has drained.
-pub async fn accept(worker: Rc<Worker>, listeners: Listeners) {
+pub async fn accept(worker: Rc<Worker>, sockets: Vec<Socket>) {
     let mut accepting = JoinSet::new();
-    let all = listeners.http.into_iter().map(|socket| (socket, false));
-    for (socket, secure) in all.chain(listeners.https.into_iter().map(|socket| (socket, true))) {
-        let listener = TcpListener::from_std(socket).expect("the socket is non-blocking and the runtime runs");
-        accepting.spawn_local(accept_one(worker.clone(), listener, secure));
+    for Socket { socket, listener } in sockets {
+        let socket = TcpListener::from_std(socket).expect("the socket is non-blocking and the runtime runs");
+        accepting.spawn_local(accept_one(worker.clone(), socket, listener));
     }
     accepting.join_all().await;
     worker.drain.reached(Phase::Stopping).await;
 }
 
-async fn accept_one(worker: Rc<Worker>, listener: TcpListener, secure: bool) {
-    let port = listener.local_addr().map_or(0, |address| address.port());
+async fn accept_one(worker: Rc<Worker>, socket: TcpListener, listener: Listener) {
     let mut stopping = pin!(worker.drain.reached(Phase::Stopping));
     loop {
         // While draining, a client that still comes here is served: closing the socket would reset those
         // that wait to be accepted.
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             () = &mut stopping => return,
         };
         match accepted {
-            Ok((stream, client)) => admit(&worker, stream, client, port, secure),
+            Ok((stream, client)) => admit(&worker, stream, client, listener),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accept failed, pausing");
@@ -100,8 +107,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, secure: bool) {
-    let kind = usize::from(secure);
+fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: Listener) {
+    let kind = usize::from(listener.secure);
     worker.cells.accepted[kind].add(1);
     let open = worker.drain.connections.open();
     if open >= worker.settings.connections_max {
@@ -113,7 +120,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, port: u16, 
     // Answers leave at once; hyper already joins what belongs together.
     let _ = stream.set_nodelay(true);
     let open = Open { worker: worker.clone(), kind };
-    tokio::task::spawn_local(async move { connection::serve(&open.worker, stream, client, port, secure).await });
+    tokio::task::spawn_local(async move { connection::serve(&open.worker, stream, client, listener).await });
 }
 
 /// Counts a connection as long as it lives, however it ends.

@@ -11,11 +11,13 @@ mod headers;
 mod io;
 mod join;
 mod listener;
+mod proxy_protocol;
+mod retry;
 mod send;
 mod upgrade;
 mod worker;
 
 pub use access_log::{AccessLog, Destination};
 pub use headers::Limits;
-pub use listener::{Listeners, bind};
+pub use listener::{Listener, Socket, bind};
 pub use worker::{Settings, Start, run};

@@ -31,8 +31,13 @@ pub struct Answer {
 pub enum SendError {
     /// Nothing was sent: the request is where it was.
     Unsent,
+    /// It was sent, and the endpoint says that it did nothing with it (RFC 9113, 8.7).
+    Refused,
+    /// The connection broke before the answer's head was complete.
     Broken,
     Reset(h2::Reason),
+    /// What came is not HTTP.
+    Invalid,
     TimedOut,
 }
 
@@ -80,7 +85,7 @@ async fn send_http1(
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(response)) => Ok(Answer { response, connection: Some(connection), stream: None }),
-        Some(Err(error)) => Err(unsent_or_broken(error, request)),
+        Some(Err(error)) => Err(unsent_or_failed(error, request)),
     }
 }
 
@@ -104,23 +109,38 @@ async fn send_http2(
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(response)) => Ok(Answer { response, connection: None, stream: Some(connection.stream.clone()) }),
-        Some(Err(error)) => Err(unsent_or_broken(error, request)),
+        Some(Err(error)) => {
+            let failed = unsent_or_failed(error, request);
+            if let (SendError::Refused | SendError::Broken, Some(endpoint)) = (&failed, exchange.endpoint) {
+                // No other request is to find out the same; those that are on it keep it.
+                exchange.connection.worker.pools.forget_http2(endpoint, Some(&connection));
+            }
+            Err(failed)
+        }
     }
 }
 
-fn unsent_or_broken(mut error: TrySendError<Request<RequestBody>>, request: &mut Outgoing) -> SendError {
-    match error.take_message() {
-        Some(message) => {
-            *request = Some(message);
-            SendError::Unsent
-        }
-        None => {
-            tracing::debug!(error = %error.error(), "the endpoint did not answer");
-            let stream = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());
-            let reason = stream.filter(|error| error.is_reset()).and_then(h2::Error::reason);
-            reason.map_or(SendError::Broken, SendError::Reset)
-        }
+fn unsent_or_failed(mut error: TrySendError<Request<RequestBody>>, request: &mut Outgoing) -> SendError {
+    if let Some(message) = error.take_message() {
+        *request = Some(message);
+        return SendError::Unsent;
     }
+    tracing::debug!(error = %error.error(), "the endpoint did not answer");
+    if error.error().is_parse() {
+        return SendError::Invalid;
+    }
+    let source = std::error::Error::source(error.error()).and_then(|source| source.downcast_ref::<h2::Error>());
+    match source {
+        // Told by a GOAWAY, a request is one that came behind the last that is answered.
+        Some(error) if error.is_remote() && (error.is_go_away() || is_refused(error)) => SendError::Refused,
+        Some(error) if error.is_reset() => error.reason().map_or(SendError::Broken, SendError::Reset),
+        Some(error) if error.is_library() => SendError::Invalid,
+        Some(_) | None => SendError::Broken,
+    }
+}
+
+fn is_refused(error: &h2::Error) -> bool {
+    error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
 /// Writes what HTTP/1.1 needs: a request that came back from HTTP/2 has its host in the target, and hyper gives

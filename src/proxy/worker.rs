@@ -14,7 +14,8 @@ use tokio::task::LocalSet;
 
 use super::access_log::AccessLog;
 use super::headers::Limits;
-use super::listener::{self, Listeners};
+use super::listener::{self, Socket};
+use super::retry::Buffers;
 use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::metrics::WorkerCells;
@@ -53,7 +54,7 @@ pub struct Start {
     pub tls: Arc<ServerConfig>,
     pub log: Option<AccessLog>,
     pub drain: Arc<Drain>,
-    pub listeners: Listeners,
+    pub sockets: Vec<Socket>,
 }
 
 /// A table as a request holds it.
@@ -69,6 +70,8 @@ pub struct Worker {
     pub clock: Rc<Clock>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
+    /// For heads of requests that may be sent again.
+    pub heads: Buffers,
     cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
     table: RefCell<Held>,
     generation: RefCell<(u64, HeaderValue)>,
@@ -86,7 +89,7 @@ pub fn run(start: Start) {
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let worker = Worker::new(&start);
-        let accepting = listener::accept(worker.clone(), start.listeners);
+        let accepting = listener::accept(worker.clone(), start.sockets);
         tokio::select! {
             () = accepting => {}
             () = tick(&worker) => {}
@@ -133,6 +136,7 @@ impl Worker {
             pools: Pools::new(start.settings.pools.clone(), clock.clone(), start.cells.clone()),
             clock,
             in_flight: Cell::new(0),
+            heads: Buffers::default(),
             cache: RefCell::new(cache),
             table: RefCell::new(table),
             generation: RefCell::new((0, HeaderValue::from_static("0"))),
@@ -160,6 +164,6 @@ impl Worker {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.drain.phase() != Phase::Serving
+        self.drain.phase() >= Phase::Draining
     }
 }

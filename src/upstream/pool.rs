@@ -170,9 +170,10 @@ impl Pools {
         });
     }
 
-    /// Has the endpoint's HTTP/2 connections end with the requests that are on them.
-    pub fn forget_http2(&self, endpoint: SlotId) {
-        self.with_living(endpoint, |pool| pool.http2.clear());
+    /// Has the endpoint's HTTP/2 connections, or one of them, end with the requests that are on it.
+    pub fn forget_http2(&self, endpoint: SlotId, one: Option<&Http2>) {
+        let kept = |http2: &Http2| one.is_some_and(|one| !Rc::ptr_eq(&one.stream, &http2.stream));
+        self.with_living(endpoint, |pool| pool.http2.retain(kept));
     }
 
     /// Counts a request to the endpoint until it is told to have ended.

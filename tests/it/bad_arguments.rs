@@ -39,8 +39,27 @@ fn bad_arguments_end_with_one_sentence_and_code_2() {
         ("--default-tls-certificate", "no-slash"),
         ("--header-count-max", "lots"),
         ("--log-format", "xml"),
+        ("--proxy-protocol", "admin"),
+        ("--proxy-protocol", "0"),
+        ("--pre-stop-delay", "soon"),
+        ("--drain-timeout", "0s"),
     ] {
         assert_one_sentence(&serve(&[flag, value]), &[flag, value]);
+    }
+}
+
+#[test]
+fn the_proxy_protocol_needs_peers_to_trust_and_listeners_that_are_there() {
+    let folder = Folder::new();
+    let path = folder.path().display().to_string();
+    let serve = |flags: &[&'static str]| {
+        let listen = ["--http-listen", "127.0.0.1:0", "--https-listen", "off", "--admin-listen", "127.0.0.1:0"];
+        [&["serve", "--manifests", &path], &listen[..], flags].concat()
+    };
+    assert_one_sentence(&serve(&["--proxy-protocol", "http"]), &["--proxy-protocol", "--trusted-proxies"]);
+    for nobody in ["https", "1"] {
+        let flags = ["--trusted-proxies", "127.0.0.1", "--proxy-protocol", nobody];
+        assert_one_sentence(&serve(&flags), &["--proxy-protocol", nobody, "nobody listens"]);
     }
 }
 

@@ -1,8 +1,11 @@
 //! SIGTERM lets what runs finish; a second one does not wait.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::harness::certificates::Authority;
 use crate::harness::h1::Connection;
 use crate::harness::h2::{self, Answer, empty};
+use crate::harness::h2_raw::{END_STREAM, Outcome, RawH2};
 use crate::harness::manifests::app;
 use crate::harness::websocket::{self, WebSocket};
 use crate::harness::*;
@@ -34,6 +37,19 @@ fn drain(portunus: &Portunus) {
         drop(stream);
         (portunus.admin("/readyz").status == 503).then_some(())
     });
+}
+
+/// The last stream that a GOAWAY names when none is left out (RFC 9113, 6.8).
+const EVERY_STREAM: u32 = u32::MAX >> 1;
+const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")];
+
+/// An HTTP/2 connection that was answered once.
+#[track_caller]
+fn idle_http2(portunus: &Portunus) -> RawH2 {
+    let mut client = RawH2::open(portunus.http);
+    client.headers(1, END_STREAM, &GET);
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    client
 }
 
 fn says_close(response: &h1::Response) -> bool {
@@ -173,6 +189,115 @@ fn a_second_signal_stops_at_once() {
         running.assert_closed();
     }
     release.open();
+}
+
+#[test]
+fn in_the_delay_everything_is_served_as_before() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--pre-stop-delay", "10m", "--drain-timeout", "10m"]);
+    let mut kept = Connection::open(portunus.http);
+    assert_eq!(kept.get("a.test", "/").text(), "done");
+    let mut http2 = idle_http2(&portunus);
+    drain(&portunus);
+    for _ in 0..3 {
+        let response = kept.get("a.test", "/");
+        assert_eq!((response.text().as_str(), says_close(&response)), ("done", false));
+        let response = Connection::open(portunus.http).get("a.test", "/");
+        assert_eq!((response.text().as_str(), says_close(&response)), ("done", false));
+    }
+    http2.headers(3, END_STREAM, &GET);
+    assert_eq!(http2.outcome(3), Outcome::Status(200));
+    // The second signal stops at once, and nothing had been said before it.
+    portunus.terminate();
+    assert_eq!(portunus.wait_exit(), 0);
+    assert_eq!(http2.outcome(5), Outcome::Closed, "no GOAWAY");
+    kept.assert_closed();
+}
+
+#[test]
+fn after_the_delay_the_drain_begins() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--pre-stop-delay", "300ms", "--drain-timeout", "10m"]);
+    let mut running = Connection::open(portunus.http);
+    running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    backend.wait_count(1);
+    let mut http2 = idle_http2(&portunus);
+    drain(&portunus);
+    assert_eq!(http2.going_away(), EVERY_STREAM, "who was idle all along is told as well");
+    release.open();
+    let response = running.response();
+    assert_eq!((response.text().as_str(), says_close(&response)), ("done", true));
+    running.assert_closed();
+    drop((running, http2));
+    assert_eq!(portunus.wait_exit(), 0);
+    portunus.stderr.wait_for("drained");
+}
+
+#[test]
+fn the_drain_has_its_own_time_behind_the_delay() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    // Were its limit counted from the signal, it would be over with the delay, and nobody would be told.
+    let mut portunus = Portunus::serve_with(&folder, &["--pre-stop-delay", "2s", "--drain-timeout", "2s"]);
+    let mut running = Connection::open(portunus.http);
+    running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    backend.wait_count(1);
+    let mut http2 = idle_http2(&portunus);
+    portunus.terminate();
+    assert_eq!(http2.going_away(), EVERY_STREAM);
+    assert_eq!(portunus.wait_exit(), 0);
+    portunus.stderr.wait_for("the drain's time is up");
+    running.assert_closed();
+    release.open();
+}
+
+#[test]
+fn a_request_on_its_way_when_http_2_is_told_to_go_is_answered() {
+    let (backend, release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve(&folder);
+    let mut running = Connection::open(portunus.http);
+    running.send("GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    backend.wait_count(1);
+    let mut client = idle_http2(&portunus);
+    portunus.terminate();
+    // The first GOAWAY leaves no stream out: those that were sent before it arrived are still taken.
+    assert_eq!(client.going_away(), EVERY_STREAM);
+    client.headers(3, END_STREAM, &GET);
+    assert_eq!(client.outcome(3), Outcome::Status(200));
+    release.open();
+    assert_eq!(running.response().text(), "done");
+    drop(client);
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn kept_alive_clients_never_see_a_reset_around_the_signal() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve(&folder);
+    let (address, asked) = (portunus.http, AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Connection::open(address);
+                // As fast as it goes, until it is told to go elsewhere: no request may be lost.
+                loop {
+                    let response = client.get("a.test", "/");
+                    assert_eq!(response.text(), "done");
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    if says_close(&response) {
+                        return client.assert_closed();
+                    }
+                }
+            });
+        }
+        eventually("traffic", || (asked.load(Ordering::SeqCst) > 200).then_some(()));
+        portunus.terminate();
+    });
+    assert_eq!(portunus.wait_exit(), 0);
 }
 
 #[test]

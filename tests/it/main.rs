@@ -30,6 +30,8 @@ mod layers;
 mod limits;
 mod paths;
 mod proof;
+mod proxy_protocol;
+mod retry;
 mod routing;
 mod services;
 mod streaming;

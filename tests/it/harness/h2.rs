@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -95,6 +95,13 @@ impl Connection {
         let handshake = Handshake::of(stream.get_ref().1);
         assert_eq!(handshake.alpn.as_deref(), Some("h2"));
         (Self::over(stream).await, handshake)
+    }
+
+    /// In cleartext, by prior knowledge, behind these bytes.
+    pub async fn behind(header: &[u8], address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).await.expect("connect");
+        stream.write_all(header).await.expect("what comes first");
+        Self::over(stream).await
     }
 
     async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {

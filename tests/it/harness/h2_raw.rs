@@ -1,7 +1,9 @@
 //! HTTP/2 by hand, for what no client library sends: frames and header blocks of any content, and
 //! just enough reading to see how the other side took them (RFC 9113 §4, RFC 7541).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::h1;
 use super::wire::Wire;
@@ -41,6 +43,14 @@ impl RawH2 {
         this
     }
 
+    /// The server's side of a connection.
+    fn accept(stream: TcpStream) -> Self {
+        let mut this = Self { wire: Wire::new(stream) };
+        let _ = this.wire.up_to(24);
+        this.frame(SETTINGS, 0, 0, &[]);
+        this
+    }
+
     /// Failures to write are left to `outcome`.
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
@@ -57,6 +67,48 @@ impl RawH2 {
 
     pub fn data(&mut self, stream: u32, flags: u8, bytes: &[u8]) {
         self.frame(DATA, flags, stream, bytes);
+    }
+
+    /// Answers 200 without a body.
+    pub fn ok(&mut self, stream: u32) {
+        self.frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88]);
+    }
+
+    pub fn reset(&mut self, stream: u32, code: u32) {
+        self.frame(RST_STREAM, 0, stream, &code.to_be_bytes());
+    }
+
+    /// Says that no stream behind `last` was looked at.
+    pub fn go_away(&mut self, last: u32, code: u32) {
+        self.frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
+    }
+
+    pub fn close(&mut self) {
+        let _ = self.wire.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Waits for a GOAWAY; the last stream that it names.
+    #[track_caller]
+    pub fn going_away(&mut self) -> u32 {
+        loop {
+            let (kind, _, _, payload) = self.read_frame().expect("a GOAWAY before the end");
+            if kind == GOAWAY {
+                return u32::from_be_bytes(payload[..4].try_into().expect("4 bytes"));
+            }
+        }
+    }
+
+    /// The stream of the next request; none when the connection has ended.
+    fn request(&mut self) -> Option<u32> {
+        loop {
+            let (kind, flags, stream, payload) = self.read_frame()?;
+            match kind {
+                HEADERS => return Some(stream),
+                SETTINGS if flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]),
+                PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
+                _ => {}
+            }
+        }
     }
 
     /// The first thing that settles what became of this stream.
@@ -82,6 +134,66 @@ impl RawH2 {
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
         let payload = self.wire.up_to(length).ok().filter(|payload| payload.len() == length)?;
         Some((head[3], head[4], stream, payload))
+    }
+}
+
+/// What a backend by hand does with a request: the connection, its stream, and its number of all, from 0.
+type Behaviour = dyn Fn(&mut RawH2, u32, usize) + Send + Sync;
+
+/// A backend that speaks HTTP/2 by hand, in cleartext; it and its connections end with this value.
+pub struct RawH2Backend {
+    pub address: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    requests: Arc<AtomicUsize>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+    acceptor: Option<std::thread::JoinHandle<()>>,
+}
+
+impl RawH2Backend {
+    pub fn new(behaviour: impl Fn(&mut RawH2, u32, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (stopping, requests, streams) = (Arc::default(), Arc::default(), Arc::default());
+        let mut this = Self { address, stopping, requests, streams, acceptor: None };
+        let (stopping, requests, streams) = (this.stopping.clone(), this.requests.clone(), this.streams.clone());
+        let behaviour: Arc<Behaviour> = Arc::new(behaviour);
+        this.acceptor = Some(std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let _ = stream.set_nodelay(true);
+                streams.lock().expect("streams").push(stream.try_clone().expect("a second handle"));
+                let (requests, behaviour) = (requests.clone(), behaviour.clone());
+                std::thread::spawn(move || {
+                    let mut connection = RawH2::accept(stream);
+                    while let Some(stream) = connection.request() {
+                        behaviour(&mut connection, stream, requests.fetch_add(1, Ordering::SeqCst));
+                    }
+                });
+            }
+        }));
+        this
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.streams.lock().expect("streams").len()
+    }
+}
+
+impl Drop for RawH2Backend {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.acceptor.take().map(std::thread::JoinHandle::join);
+        for stream in self.streams.lock().expect("streams").iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 

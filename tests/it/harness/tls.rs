@@ -114,6 +114,23 @@ impl Client {
         Ok((Connection::over(StreamOwned::new(tls, tcp)), handshake))
     }
 
+    /// Like `connect`, with these bytes before the handshake's; both are sent in pieces of `step` bytes.
+    #[track_caller]
+    pub fn connect_behind(&self, header: &[u8], step: usize, address: SocketAddr, name: &str) -> Connection<Stream> {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut tls = ClientConnection::new(self.config.clone(), name).expect("a client");
+        let mut tcp = h1::connect(address);
+        let mut first = header.to_vec();
+        tls.write_tls(&mut first).expect("a ClientHello");
+        for piece in first.chunks(step) {
+            io::Write::write_all(&mut tcp, piece).expect("send");
+        }
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp).expect("TLS");
+        }
+        Connection::over(StreamOwned::new(tls, tcp))
+    }
+
     /// One GET on a connection of its own, which also takes in the session tickets.
     #[track_caller]
     pub fn get(&self, address: SocketAddr, name: &str, host: &str, target: &str) -> (h1::Response, Handshake) {

@@ -1,0 +1,277 @@
+//! A request that an endpoint took and did not answer: sent once more where that does no harm, and never twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::harness::h1::{Connection, Response};
+use crate::harness::h2_raw::RawH2Backend;
+use crate::harness::manifests::app_with;
+use crate::harness::reach::one_worker;
+use crate::harness::*;
+
+const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
+
+/// Reads each request and closes.
+fn breaking() -> Backend {
+    Backend::new(|exchange| {
+        exchange.read_body();
+        exchange.close();
+    })
+}
+
+fn two(one: &Backend, other: &Backend, flags: &[&str]) -> (Folder, Portunus) {
+    let folder = Folder::to_addresses(&[one.address(), other.address()]);
+    let portunus = Portunus::serve_with(&folder, &[&["--workers", "1"], flags].concat());
+    (folder, portunus)
+}
+
+fn request(method: &str, body: &str) -> String {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{method} /a?b HTTP/1.1\r\nHost: a.test\r\nX-Two: 1\r\nX-Two: 2\r\n{length}\r\n{body}")
+}
+
+/// Asks until the backend `at` got one more, and returns the answer to that request; turns are taken.
+#[track_caller]
+fn ask_at(portunus: &Portunus, at: &Backend, request: &str) -> Response {
+    let before = at.count();
+    for _ in 0..4 {
+        let mut client = Connection::open(portunus.http);
+        client.send(request);
+        let response = client.try_response(request.starts_with("HEAD")).expect("an answer");
+        if at.count() > before {
+            assert_eq!(at.count(), before + 1, "{request}");
+            return response;
+        }
+    }
+    panic!("no request came to {}", at.address());
+}
+
+fn retries(portunus: &Portunus) -> f64 {
+    portunus.metric("portunus_upstream_retries_total", &[])
+}
+
+#[test]
+fn an_idempotent_request_that_was_not_answered_is_answered_by_another_endpoint() {
+    let (broken, fine) = (breaking(), Backend::named("fine"));
+    let (_folder, portunus) = two(&broken, &fine, &["--access-log", "stdout"]);
+    for (number, method) in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].into_iter().enumerate() {
+        let response = ask_at(&portunus, &broken, &request(method, ""));
+        assert_eq!(response.status, 200, "{method}");
+        assert_eq!(broken.last().head.raw, fine.last().head.raw, "{method}: both got the same");
+        assert_eq!(broken.last().head.all("x-two"), ["1", "2"]);
+        assert_eq!(retries(&portunus), (number + 1) as f64, "{method}");
+    }
+    let id = broken.last().header("x-request-id").expect("an id").to_owned();
+    let line: serde_json::Value = serde_json::from_str(&portunus.stdout.wait_for(&id)).expect("a line");
+    assert_eq!((&line["retried"], &line["status"]), (&true.into(), &200.into()), "{line}");
+    assert_eq!(line["endpoint"], fine.address().to_string(), "the one that answered: {line}");
+}
+
+#[test]
+fn other_methods_and_requests_with_a_body_are_sent_once() {
+    let (broken, fine) = (breaking(), Backend::named("fine"));
+    let (_folder, portunus) = two(&broken, &fine, &[]);
+    let chunked = "PUT / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let requests = [
+        request("POST", ""),
+        request("POST", "x"),
+        request("PATCH", ""),
+        request("PATCH", "x"),
+        request("PURGE", ""),
+        request("PUT", "x"),
+        request("DELETE", "x"),
+        request("GET", "x"),
+        chunked.to_owned(),
+    ];
+    for request in requests {
+        assert_eq!(ask_at(&portunus, &broken, &request).status, 502, "{request}");
+    }
+    assert_eq!(retries(&portunus), 0.0);
+}
+
+#[test]
+fn nothing_is_sent_a_third_time() {
+    let (one, other) = (breaking(), breaking());
+    let (_folder, portunus) = two(&one, &other, &[]);
+    assert_eq!(portunus.get("a.test", "/").status, 502);
+    assert_eq!((one.count(), other.count()), (1, 1));
+    let alone = breaking();
+    let (_folder, portunus) = one_worker(&alone);
+    assert_eq!(portunus.get("a.test", "/").status, 502);
+    assert_eq!((alone.count(), alone.connections()), (2, 2));
+}
+
+/// Breaks the connection at these requests, counted from 0, and answers the others.
+fn breaking_at(numbers: &'static [usize]) -> Backend {
+    let count = AtomicUsize::new(0);
+    Backend::new(move |exchange| {
+        if numbers.contains(&count.fetch_add(1, Ordering::SeqCst)) {
+            exchange.reset();
+        } else {
+            exchange.ok("fine");
+        }
+    })
+}
+
+#[test]
+fn the_only_endpoint_gets_it_over_a_fresh_connection() {
+    let backend = breaking_at(&[0, 3]);
+    let (_folder, portunus) = one_worker(&backend);
+    assert_eq!(portunus.get("a.test", "/").text(), "fine");
+    assert_eq!((backend.count(), backend.connections()), (2, 2), "the connection had been new");
+    assert_eq!(portunus.get("a.test", "/").text(), "fine");
+    assert_eq!((backend.count(), backend.connections()), (3, 2));
+    assert_eq!(portunus.get("a.test", "/").text(), "fine");
+    assert_eq!((backend.count(), backend.connections()), (5, 3), "the connection had been kept alive");
+    assert_eq!(retries(&portunus), 2.0);
+}
+
+#[test]
+fn when_the_others_refuse_connections_the_same_endpoint_is_asked_again() {
+    let refusing = backend::Refusing::new();
+    let backend = breaking_at(&[0]);
+    let folder = Folder::to_addresses(&[refusing.address(), backend.address()]);
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    assert_eq!(portunus.get("a.test", "/").text(), "fine");
+    assert_eq!((backend.count(), backend.connections()), (2, 2));
+}
+
+#[test]
+fn an_answer_that_has_begun_or_is_not_http_and_silence_are_no_reason() {
+    let over = Gate::new();
+    let gate = over.clone();
+    let odd = Backend::new(move |exchange| {
+        match exchange.head.word(1) {
+            "/garbage" => exchange.write("SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+            "/begun" => exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+            _ => {
+                gate.wait("the test");
+                true
+            }
+        };
+        exchange.close();
+    });
+    let fine = Backend::named("fine");
+    let (_folder, portunus) = two(&odd, &fine, &["--upstream-read-timeout", "300ms"]);
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(ask_at(&portunus, &odd, &get("/garbage")).status, 502);
+    assert_eq!(ask_at(&portunus, &odd, &get("/silence")).status, 504);
+    over.open();
+    let before = odd.count();
+    while odd.count() == before {
+        let mut client = Connection::open(portunus.http);
+        client.send(get("/begun"));
+        let whole = client.try_response(false).is_ok_and(|answer| answer.complete);
+        assert_eq!(whole, odd.count() == before, "half an answer is passed on as half an answer");
+    }
+    assert_eq!(retries(&portunus), 0.0);
+}
+
+#[test]
+fn half_a_head_is_no_answer() {
+    let half = Backend::new(|exchange| {
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Le");
+        exchange.close();
+    });
+    let fine = Backend::named("fine");
+    let (_folder, portunus) = two(&half, &fine, &[]);
+    assert_eq!(ask_at(&portunus, &half, &request("GET", "")).text(), "fine");
+}
+
+#[test]
+fn a_request_over_http_2_is_sent_once_more_too() {
+    let backend = breaking_at(&[0]);
+    let (_folder, portunus) = one_worker(&backend);
+    run(async {
+        let mut connection = h2::Connection::cleartext(portunus.http).await;
+        assert_eq!(connection.get("http://a.test/").await.text(), "fine");
+    });
+    assert_eq!(backend.count(), 2);
+}
+
+/// Everything goes to these by HTTP/2 in cleartext, through one worker.
+fn to_http2(backends: &[&RawH2Backend]) -> (Folder, Portunus) {
+    let folder = Folder::new();
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    folder.write("app.yaml", app_with("default", "app", &addresses, "kubernetes.io/h2c"));
+    folder.write("ingress.yaml", Ingress::new("default", "all").prefix("/", "app", 80));
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    (folder, portunus)
+}
+
+#[test]
+fn an_http_2_endpoint_that_closes_or_refuses_is_asked_again_over_another_connection() {
+    type Fault = fn(&mut h2_raw::RawH2, u32);
+    let closes: Fault = |connection, _| connection.close();
+    let refuses: Fault = |connection, stream| connection.reset(stream, REFUSED_STREAM);
+    let goes_away: Fault = |connection, _| connection.go_away(0, 0);
+    let takes_it_along: Fault = |connection, stream| {
+        connection.go_away(stream, 0);
+        connection.close();
+    };
+    // Whether a POST may follow: only where the endpoint says that it did nothing with it.
+    for (name, fault, post) in [
+        ("close", closes, 502),
+        ("refused", refuses, 200),
+        ("GOAWAY before it", goes_away, 200),
+        ("GOAWAY behind it", takes_it_along, 502),
+    ] {
+        for (method, status) in [("GET", 200), ("POST", post)] {
+            let backend = RawH2Backend::new(move |connection, stream, number| match number {
+                0 => fault(connection, stream),
+                _ => connection.ok(stream),
+            });
+            let (_folder, portunus) = to_http2(&[&backend]);
+            let asked = request(method, "");
+            assert_eq!(Connection::open(portunus.http).ask(asked).status, status, "{name}, {method}");
+            let tries = if status == 200 { 2 } else { 1 };
+            assert_eq!((backend.count(), backend.connections()), (tries, tries), "{name}, {method}");
+            assert_eq!(retries(&portunus), (tries - 1) as f64);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_http_2_endpoints_refuse_twice_is_refused() {
+    let refusing = || RawH2Backend::new(|connection, stream, _| connection.reset(stream, REFUSED_STREAM));
+    let (one, other) = (refusing(), refusing());
+    let (_folder, portunus) = to_http2(&[&one, &other]);
+    assert_eq!(portunus.get("a.test", "/").status, 502);
+    assert_eq!((one.count(), other.count()), (1, 1));
+}
+
+#[test]
+fn a_stream_that_is_reset_for_another_reason_is_not_repeated() {
+    let backend = RawH2Backend::new(|connection, stream, _| connection.reset(stream, CANCEL));
+    let (_folder, portunus) = to_http2(&[&backend]);
+    assert_eq!(portunus.get("a.test", "/").status, 502);
+    assert_eq!((backend.count(), retries(&portunus)), (1, 0.0));
+}
+
+#[test]
+fn requests_that_lose_their_shared_connection_together_share_the_next_one() {
+    const STREAMS: usize = 20;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let backend = RawH2Backend::new(move |connection, stream, number| {
+        count.fetch_add(1, Ordering::SeqCst);
+        match number {
+            0..STREAMS => {
+                if number == STREAMS - 1 {
+                    connection.close();
+                }
+            }
+            _ => connection.ok(stream),
+        }
+    });
+    let (_folder, portunus) = to_http2(&[&backend]);
+    let mut clients: Vec<_> = (0..STREAMS).map(|_| Connection::open(portunus.http)).collect();
+    for client in &mut clients {
+        client.send(request("GET", ""));
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    assert_eq!((seen.load(Ordering::SeqCst), backend.connections()), (2 * STREAMS, 2));
+}
