@@ -45,6 +45,7 @@ pub fn settings(objects: &Objects) -> Settings {
         policy: objects.load_balance.into(),
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
+        strict_host_ownership: objects.strict_host_ownership,
     }
 }
 

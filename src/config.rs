@@ -56,6 +56,9 @@ pub struct Objects {
     /// What becomes of an Ingress with an ingress-nginx annotation that restricts access and isn't supported
     #[arg(long, env = "PORTUNUS_UNSUPPORTED_ANNOTATIONS", default_value = "close", value_name = "WHAT")]
     pub unsupported_annotations: Unsupported,
+    /// A host belongs to the namespace of the oldest Ingress that names it; other namespaces' are refused for it
+    #[arg(long, env = "PORTUNUS_STRICT_HOST_OWNERSHIP")]
+    pub strict_host_ownership: bool,
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,

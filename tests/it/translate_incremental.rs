@@ -7,6 +7,7 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::networking::v1::Ingress;
 use portunus::model::{Changed, ObjectName, Snapshot};
 use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, translate};
 use proptest::collection::vec;
@@ -179,7 +180,7 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
         serde_json::from_value(value.clone()).expect("an object of its kind")
     }
     match kind {
-        Kind::Ingress => Some(typed::<k8s_openapi::api::networking::v1::Ingress>(value).into()),
+        Kind::Ingress => Some(typed::<Ingress>(value).into()),
         Kind::IngressClass => Some(typed::<k8s_openapi::api::networking::v1::IngressClass>(value).into()),
         Kind::Service => Some(typed::<k8s_openapi::api::core::v1::Service>(value).into()),
         Kind::EndpointSlice => Some(typed::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).into()),
@@ -226,10 +227,12 @@ fn differ<K: Ord + Debug, V: PartialEq>(
 
 fn settings() -> impl Strategy<Value = Settings> {
     let default = option::of(secret_name().prop_map(|(namespace, name)| ObjectName::new(namespace, name)));
-    (default, any::<bool>(), any::<bool>()).prop_map(|(default_certificate, allow_external_names, cluster)| Settings {
+    (default, any::<[bool; 4]>()).prop_map(|(default_certificate, [external, cluster, strict, ignore])| Settings {
         default_certificate,
-        allow_external_names,
+        allow_external_names: external,
         without_any_class: !cluster,
+        strict_host_ownership: strict,
+        ignore_unsupported_annotations: ignore,
         ..Settings::default()
     })
 }
@@ -277,7 +280,7 @@ fn object() -> impl Strategy<Value = (Kind, Value)> {
 }
 
 fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
-    let host = || select(&["", "a.test", "A.test.", "b.test", "*.test", "*.b.test", "no host"][..]);
+    let host = || select(&["", "a.test", "A.test.", "b.test", "c.b.test", "*.test", "*.b.test", "no host"][..]);
     let path = (
         option::of(select(&["/", "/p", "/p/", "/p/./q", "no path"][..])),
         select(&["Exact", "Prefix", "ImplementationSpecific", "Other"][..]),
