@@ -11,6 +11,7 @@ mod ingress;
 mod ownership;
 mod problem;
 mod resources;
+mod review;
 mod secret;
 mod service;
 
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Object, Resources};
+pub use review::{Review, review};
 
 use crate::balance::Policy;
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};

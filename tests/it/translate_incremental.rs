@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress;
-use portunus::model::{Changed, ObjectName, Snapshot};
-use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, translate};
+use portunus::model::{Changed, ObjectName, Rule, Snapshot};
+use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, review, translate};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -80,6 +80,72 @@ proptest! {
         prop_assert!(changed.is_empty(), "{:?}", changed);
         prop_assert_eq!(&before, translator.snapshot());
         prop_assert_eq!(problems, translator.problems());
+    }
+
+    /// The admission webhook refuses and warns of what the candidate would be told if it were there, as the
+    /// youngest of all.
+    #[test]
+    fn a_review_says_what_translation_would(
+        settings in settings(),
+        events in vec(event(), 1..30),
+        candidate in ingress(json!({ "namespace": "x", "name": "candidate" })),
+    ) {
+        let (mut resources, mut translator) = (Resources::default(), Translator::new(settings));
+        events.iter().for_each(|event| happen(event, &mut resources));
+        translator.update(&mut resources);
+        let review = review(&translator, &resources, read(&candidate));
+        let mut told = [review.refused, review.warnings].concat();
+        told.sort();
+        told.dedup();
+        let mut youngest = candidate;
+        youngest["metadata"]["creationTimestamp"] = json!("2100-01-01T00:00:00Z");
+        let object = reference(Kind::Ingress, &youngest);
+        happen(&Event::Apply(Kind::Ingress, youngest), &mut resources);
+        translator.update(&mut resources);
+        let problems = translator.problems().into_iter().filter(|problem| problem.object == object);
+        prop_assert_eq!(told, problems.collect::<Vec<_>>());
+    }
+
+    /// No version of an Ingress that was not refused takes a rule out of service of another Ingress, however old it
+    /// is; and the version that is there already is never refused.
+    #[test]
+    fn an_update_that_is_not_refused_takes_nothing_from_others(
+        settings in settings(),
+        events in vec(event(), 1..30),
+        candidate in name(&["i1", "i2", "i3"])
+            .prop_flat_map(|(namespace, name)| ingress(json!({ "namespace": namespace, "name": name }))),
+    ) {
+        let strict = settings.strict_host_ownership;
+        let (mut resources, mut translator) = (Resources::default(), Translator::new(settings));
+        let mut history = History::default();
+        for event in &events {
+            happen(event, &mut resources);
+            history.record(event);
+        }
+        translator.update(&mut resources);
+        let object = reference(Kind::Ingress, &candidate);
+        let stored = history.objects.get(&object).and_then(|versions| versions.last());
+        let Some(Event::Apply(_, stored)) = stored else { return Ok(()) };
+        let again = review(&translator, &resources, read(stored));
+        prop_assert_eq!(again.refused, vec![]);
+        if !review(&translator, &resources, read(&candidate)).refused.is_empty() {
+            return Ok(());
+        }
+        let before = translator.snapshot().clone();
+        let mut next = candidate.clone();
+        next["metadata"]["creationTimestamp"] = stored["metadata"]["creationTimestamp"].clone();
+        happen(&Event::Apply(Kind::Ingress, next), &mut resources);
+        translator.update(&mut resources);
+        for (pattern, host) in &before.hosts {
+            // What only holds a host gives way; and with a host that the candidate lets go, its namespace may lose
+            // that host.
+            let working = host.rules.iter().filter(|rule| rule.path.is_some() || !rule.backends.is_empty());
+            let same = |rule: &Rule| strict && rule.source.namespace == object.name.namespace;
+            for rule in working.filter(|rule| rule.source != object.name && !same(rule)) {
+                let mut after = translator.snapshot().hosts.get(pattern).into_iter().flat_map(|host| &host.rules);
+                prop_assert!(after.any(|other| other == rule), "{} {:?}", pattern, rule);
+            }
+        }
     }
 
     /// Objects may come in any order, as watches deliver them.
@@ -190,6 +256,10 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
             Object::from_secret(typed::<Secret>(&value), NOW)
         }
     }
+}
+
+fn read(ingress: &Value) -> Ingress {
+    serde_json::from_value(ingress.clone()).expect("an Ingress")
 }
 
 fn reference(kind: Kind, value: &Value) -> ObjectRef {
