@@ -124,6 +124,9 @@ pub struct Serve {
     #[command(flatten, next_help_heading = "Objects")]
     pub objects: Objects,
 
+    #[command(flatten, next_help_heading = "Webhook")]
+    pub webhook: Webhook,
+
     #[command(flatten, next_help_heading = "Clients")]
     pub clients: Clients,
 
@@ -132,6 +135,17 @@ pub struct Serve {
 
     #[command(flatten, next_help_heading = "Process")]
     pub process: Process,
+}
+
+/// The admission webhook, which tells users what is wrong with an Ingress before it is stored.
+#[derive(Debug, Args)]
+pub struct Webhook {
+    /// Address for the admission webhook, POST /validate over TLS; may be given several times
+    #[arg(long, env = "PORTUNUS_WEBHOOK_LISTEN", default_value = "off", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub webhook_listen: Vec<Listen>,
+    /// Secret of the webhook's certificate, which the API server verifies by the caBundle that it was given
+    #[arg(long, env = "PORTUNUS_WEBHOOK_CERTIFICATE", value_name = "NS/NAME")]
+    pub webhook_certificate: Option<ObjectName>,
 }
 
 #[derive(Debug, Args)]

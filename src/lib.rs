@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod table;
 
 pub mod file;
+pub mod kubernetes;
 pub mod proxy;
 pub mod resolve;
 

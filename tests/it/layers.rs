@@ -22,7 +22,7 @@ const MODULES: [(&str, &[&str]); 21] = [
     ("upstream", &["model", "balance", "tls", "metrics", "clock"]),
     ("table", &["model", "router", "tls", "upstream", "metrics"]),
     ("proxy", &["table", "router", "filter", "upstream", "tls", "drain", "model", "balance", "metrics", "clock"]),
-    ("kubernetes", &["translate", "model"]),
+    ("kubernetes", &["translate", "tls", "model"]),
     ("file", &["translate", "model"]),
     ("resolve", &["translate", "model"]),
     ("config", &["balance", "model", "telemetry"]),
