@@ -91,7 +91,9 @@ proptest! {
         candidate in ingress(json!({ "namespace": "x", "name": "candidate" })),
     ) {
         let (mut resources, mut translator) = (Resources::default(), Translator::new(settings));
-        events.iter().for_each(|event| happen(event, &mut resources));
+        for event in &events {
+            happen(event, &mut resources);
+        }
         translator.update(&mut resources);
         let review = review(&translator, &resources, read(&candidate));
         let mut told = [review.refused, review.warnings].concat();

@@ -73,7 +73,7 @@ impl Webhook {
 
     /// What is answered to a review of this request.
     #[track_caller]
-    fn review(&self, request: Value) -> Value {
+    fn review(&self, request: &Value) -> Value {
         let response = self.post(asked(request).to_string());
         assert_eq!(response.status, 200, "{}", response.text());
         assert_eq!(response.header("content-type"), Some("application/json"));
@@ -138,7 +138,7 @@ fn ingress(name: &str, rules: &[(&str, &str)]) -> Value {
 }
 
 /// A request to store the object, as the API server sends it.
-fn create(object: Value) -> Value {
+fn create(object: &Value) -> Value {
     json!({
         "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
         "kind": { "group": "networking.k8s.io", "version": "v1", "kind": "Ingress" },
@@ -155,7 +155,7 @@ fn create(object: Value) -> Value {
     })
 }
 
-fn asked(request: Value) -> Value {
+fn asked(request: &Value) -> Value {
     json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request })
 }
 
@@ -170,14 +170,14 @@ fn post(body: &str) -> String {
 #[test]
 fn a_good_ingress_is_allowed_and_what_is_missing_is_a_warning() {
     let webhook = Webhook::start();
-    let response = webhook.review(create(ingress("new", &[("b.test", "/")])));
+    let response = webhook.review(&create(&ingress("new", &[("b.test", "/")])));
     assert_eq!(response["allowed"], true);
     assert_eq!(response["warnings"], Value::Null);
 
     let mut object = ingress("new", &[("b.test", "/")]);
     object["spec"]["tls"] = json!([{ "hosts": ["b.test"], "secretName": "gone" }]);
     object["metadata"]["annotations"] = json!({ format!("nginx.ingress.kubernetes.io/{}", "x".repeat(500)): "" });
-    let response = webhook.review(create(object));
+    let response = webhook.review(&create(&object));
     assert_eq!(response["allowed"], true);
     let warnings = response["warnings"].as_array().expect("warnings");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -191,7 +191,7 @@ fn a_good_ingress_is_allowed_and_what_is_missing_is_a_warning() {
 #[test]
 fn a_refusal_lists_every_problem() {
     let webhook = Webhook::start();
-    let response = webhook.review(create(ingress("new", &[("a.test", "/"), ("a\nb", "/"), ("c.test", "/%00")])));
+    let response = webhook.review(&create(&ingress("new", &[("a.test", "/"), ("a\nb", "/"), ("c.test", "/%00")])));
     assert_eq!(response["allowed"], false);
     let status = &response["status"];
     assert_eq!(
@@ -210,7 +210,7 @@ fn a_refusal_lists_every_problem() {
     assert!(lines[2].starts_with("spec.rules[2].http.paths[0].path: `/%00`"), "{message}");
 
     let many: Vec<(&str, &str)> = (0..1000).map(|_| ("1.2.3.4", "/")).collect();
-    let response = webhook.review(create(ingress("new", &many)));
+    let response = webhook.review(&create(&ingress("new", &many)));
     let message = response["status"]["message"].as_str().expect("a message");
     assert!(message.len() < 9_000, "{} bytes", message.len());
     let (lines, rest) = (message.lines().count() - 1, message.lines().last().expect("a line"));
@@ -220,8 +220,8 @@ fn a_refusal_lists_every_problem() {
 #[test]
 fn what_is_none_of_its_business_is_allowed() {
     let webhook = Webhook::start();
-    let bad = || create(ingress("new", &[("1.2.3.4", "/")]));
-    assert_eq!(webhook.review(bad())["allowed"], false);
+    let bad = || create(&ingress("new", &[("1.2.3.4", "/")]));
+    assert_eq!(webhook.review(&bad())["allowed"], false);
     let mut deletion = bad();
     deletion["operation"] = json!("DELETE");
     deletion["object"] = Value::Null;
@@ -240,7 +240,7 @@ fn what_is_none_of_its_business_is_allowed() {
     leaving["operation"] = json!("UPDATE");
     leaving["object"]["metadata"]["deletionTimestamp"] = json!("2001-01-01T00:00:00Z");
     for request in [deletion, status, pod, options, class, leaving] {
-        let response = webhook.review(request.clone());
+        let response = webhook.review(&request);
         assert_eq!((&response["allowed"], &response["warnings"]), (&json!(true), &Value::Null), "{request}");
     }
 }
@@ -249,7 +249,7 @@ fn what_is_none_of_its_business_is_allowed() {
 fn what_can_not_be_answered_is_left_to_the_failure_policy() {
     let webhook = Webhook::start();
     webhook.ready.store(false, Ordering::SeqCst);
-    let body = asked(create(ingress("new", &[("b.test", "/")]))).to_string();
+    let body = asked(&create(&ingress("new", &[("b.test", "/")]))).to_string();
     let response = webhook.post(&body);
     assert_eq!((response.status, response.text().as_str()), (503, "not all objects are known yet\n"));
     assert_eq!(response.header("retry-after"), None, "the API server would wait");
@@ -257,11 +257,11 @@ fn what_can_not_be_answered_is_left_to_the_failure_policy() {
     assert_eq!(webhook.post(&body).status, 200);
 
     let without_request = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1" });
-    let mut other_version = asked(create(ingress("new", &[])));
+    let mut other_version = asked(&create(&ingress("new", &[])));
     other_version["apiVersion"] = json!("admission.k8s.io/v1beta1");
-    let mut no_object = create(Value::Null);
+    let mut no_object = create(&Value::Null);
     no_object["name"] = json!("new");
-    let mut wrong = create(ingress("new", &[]));
+    let mut wrong = create(&ingress("new", &[]));
     wrong["object"]["spec"]["rules"] = json!("x".repeat(10_000));
     let table = [
         (String::new(), "the body is no AdmissionReview: "),
@@ -269,8 +269,8 @@ fn what_can_not_be_answered_is_left_to_the_failure_policy() {
         ("\u{0}\u{7}".to_owned(), "the body is no AdmissionReview: "),
         (without_request.to_string(), "the AdmissionReview has no request"),
         (other_version.to_string(), "only AdmissionReview of admission.k8s.io/v1 is read"),
-        (asked(no_object).to_string(), "the request has no object"),
-        (asked(wrong).to_string(), "the object is no Ingress: "),
+        (asked(&no_object).to_string(), "the request has no object"),
+        (asked(&wrong).to_string(), "the object is no Ingress: "),
     ];
     for (body, sentence) in table {
         let response = webhook.post(&body);
@@ -296,7 +296,7 @@ fn only_post_of_json_to_its_path_is_answered() {
     assert_eq!(ask("POST /validate HTTP/1.1\r\nContent-Type: application/yaml"), (415, None));
     assert_eq!(ask("POST /validate HTTP/1.1\r\nContent-Type: Application/JSON; charset=utf-8"), (400, None));
     // All of it was one connection, which still serves.
-    let response = connection.ask(post(&asked(create(ingress("new", &[("b.test", "/")]))).to_string()));
+    let response = connection.ask(post(&asked(&create(&ingress("new", &[("b.test", "/")]))).to_string()));
     assert_eq!(response.json()["response"]["allowed"], true);
 }
 
@@ -310,7 +310,7 @@ fn a_renewed_certificate_is_served_to_the_next_connection() {
     let (_, second) = webhook.client.connect(webhook.address, NAME);
     assert!(first.leaf() != &renewed.leaf && second.leaf() == &renewed.leaf);
     assert!(!second.resumed);
-    let body = asked(create(ingress("new", &[("b.test", "/")]))).to_string();
+    let body = asked(&create(&ingress("new", &[("b.test", "/")]))).to_string();
     assert_eq!(open.ask(post(&body)).status, 200, "the open connection goes on");
 
     *webhook.certificate.lock().expect("certificate") = None;
@@ -328,7 +328,7 @@ fn bodies_are_bounded_whether_they_say_their_length_or_not() {
     let (mut connection, _) = webhook.client.connect(webhook.address, NAME);
     let chunk = format!("10001\r\n{}\r\n", " ".repeat(65_537));
     assert_eq!(connection.ask(format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}")).status, 413);
-    let body = asked(create(ingress("new", &[("b.test", "/")]))).to_string();
+    let body = asked(&create(&ingress("new", &[("b.test", "/")]))).to_string();
     let fits = format!("{body}{}", " ".repeat(65_536 - body.len()));
     assert_eq!(webhook.post(fits).status, 200);
 }
@@ -362,7 +362,7 @@ fn connections_are_bounded() {
     let webhook = Webhook::with(&Authority::new(), Limits { connections_max: 2, ..Limits::default() });
     let mut open: Vec<_> = (0..2).map(|_| webhook.client.connect(webhook.address, NAME).0).collect();
     assert!(webhook.client.try_connect(webhook.address, NAME).is_err());
-    let body = asked(create(ingress("new", &[("b.test", "/")]))).to_string();
+    let body = asked(&create(&ingress("new", &[("b.test", "/")]))).to_string();
     assert_eq!(open[0].ask(post(&body)).status, 200);
     open.pop();
     eventually("a place for another", || webhook.client.try_connect(webhook.address, NAME).ok());
