@@ -35,7 +35,10 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     let parts = Parts::new(&ingress, &translator.settings);
     let before = translator.ingresses.get(&parts.name);
     let mut found = judge(translator, &parts);
-    found.extend(takeovers(translator, &parts, before));
+    // A new one is older than nobody.
+    if stored.is_some() {
+        found.extend(takeovers(translator, &parts, before));
+    }
     // Who mends one thing, or only annotates, is not held up by what was wrong before.
     let mut known: BTreeMap<_, usize> = BTreeMap::new();
     for problem in before.into_iter().flat_map(|before| judge(translator, before)) {
