@@ -1,17 +1,18 @@
 //! What a change costs among 10,000 Ingresses, each with a host, a Service and its endpoints: one endpoint, one
 //! path of one host, one certificate; and what everything costs from nothing. Measured from the object that
-//! arrives to the table that is published, without reading it from a file or from the API server.
+//! arrives to the table that is published, without reading it from a file or from the API server. And what the
+//! admission webhook's review of one Ingress costs, with hosts of its own and with a host that all 10,000 name.
 
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use portunus::metrics::Metrics;
 use portunus::model::{Changed, Snapshot};
 use portunus::table::Publisher;
-use portunus::translate::{Object, Resources, Settings, Translator};
+use portunus::translate::{Object, Resources, Settings, Translator, review};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -24,19 +25,23 @@ fn object<T: DeserializeOwned + Into<Object>>(value: Value) -> Object {
 }
 
 fn ingress(index: usize, path: &str) -> Object {
+    object::<Ingress>(ingress_value(index, path))
+}
+
+fn ingress_value(index: usize, path: &str) -> Value {
     let name = format!("app-{index}");
     let host = format!("{name}.verona.example");
     let rule = |path: &str| {
         let service = json!({ "name": name, "port": { "number": 80 } });
         json!({ "path": path, "pathType": "Prefix", "backend": { "service": service } })
     };
-    object::<Ingress>(json!({
+    json!({
         "metadata": { "namespace": "default", "name": name, "creationTimestamp": "2026-01-01T00:00:00Z" },
         "spec": {
             "rules": [{ "host": host, "http": { "paths": [rule("/"), rule(path)] } }],
             "tls": [{ "hosts": [host], "secretName": "shared" }],
         },
-    }))
+    })
 }
 
 fn service(index: usize) -> Object {
@@ -140,6 +145,37 @@ fn from_nothing(count: u64) -> Duration {
     total
 }
 
+/// 10,000 Ingresses, and one that is asked about: as a new one, and as another version of one that is there.
+fn reviews(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group(format!("review/{INGRESSES}"));
+    let shared = |index: usize, path: &str| {
+        let backend = json!({ "service": { "name": "app-0", "port": { "number": 80 } } });
+        let path = json!({ "path": path, "pathType": "Prefix", "backend": backend });
+        let rule = json!({ "host": "shared.verona.example", "http": { "paths": [path] } });
+        let metadata = json!({ "namespace": "default", "name": format!("app-{index}") });
+        json!({ "metadata": metadata, "spec": { "rules": [rule] } })
+    };
+    let settings = Settings { strict_host_ownership: true, ..Settings::default() };
+    for (world, share) in [("hosts of their own", false), ("one host for all", true)] {
+        let mut resources = resources();
+        if share {
+            (0..INGRESSES).for_each(|index| resources.apply(object::<Ingress>(shared(index, &format!("/{index}")))));
+        }
+        let mut translator = Translator::new(settings.clone());
+        translator.update(&mut resources);
+        for (case, index) in [("new", INGRESSES), ("update", CHANGED)] {
+            let candidate = if share { shared(index, "/new") } else { ingress_value(index, "/new") };
+            let candidate: Ingress = serde_json::from_value(candidate).expect("an Ingress");
+            assert_eq!(review(&translator, &resources, candidate.clone()).refused, []);
+            group.bench_function(format!("{case}, {world}"), |bencher| {
+                let review = |candidate| review(&translator, &resources, candidate);
+                bencher.iter_batched(|| candidate.clone(), review, BatchSize::SmallInput);
+            });
+        }
+    }
+    group.finish();
+}
+
 fn changes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(format!("translate/{INGRESSES}"));
     let mut control = Control::new();
@@ -163,6 +199,6 @@ fn changes(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = changes
+    targets = changes, reviews
 }
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::TcpListener;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,19 +15,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Cluster, Objects, Process, Serve, Unsupported, addresses};
+use crate::config::{Cluster, Objects, Process, Serve, Unsupported, Webhook};
 use crate::control::{Control, Provider};
 use crate::drain::{Drain, Phase};
 use crate::file::{Folder, Watch};
 use crate::kubernetes::client::connect;
 use crate::kubernetes::controller::{Addresses, Writing};
-use crate::kubernetes::{Client, Scope, status};
+use crate::kubernetes::{Client, Scope, status, webhook};
 use crate::metrics::Metrics;
 use crate::model::ObjectName;
-use crate::proxy::{self, AccessLog, Destination, Limits, Listener, Socket};
+use crate::proxy::{self, AccessLog, Destination, Limits, Socket};
+use crate::sockets::Sockets;
 use crate::table::describe;
 use crate::tls;
-use crate::translate::Settings;
+use crate::translate::{Settings, review};
 use crate::upstream::PoolSettings;
 
 /// How often a draining process looks whether it is done.
@@ -45,6 +47,7 @@ pub fn settings(objects: &Objects) -> Settings {
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
         select_namespaces: false,
         config_map: objects.configmap.clone(),
+        strict_host_ownership: objects.strict_host_ownership,
     }
 }
 
@@ -72,16 +75,26 @@ pub fn run(config: &Serve) -> Result<()> {
 }
 
 async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) -> Result<()> {
-    let (provider, client) = provider(config).await?;
+    let (provider, client) = match &config.manifests {
+        Some(path) => (folder(path)?, None),
+        None => {
+            let (provider, client) = cluster(&config.cluster, &config.objects, &config.webhook).await?;
+            (provider, Some(client))
+        }
+    };
     let workers = config.workers.map_or_else(default_workers, Into::into);
     let sockets = Sockets::bind(config, workers)?;
     let drain = Drain::new();
-    let settings = cluster_settings(config);
+    let settings = match &config.manifests {
+        Some(_) => settings(&config.objects),
+        None => cluster_settings(&config.cluster, &config.objects),
+    };
     let mut control = Control::new(settings, provider, config.endpoints.resolver, metrics.clone());
     let state = admin_state(&control, metrics.clone(), drain.clone());
     for listener in sockets.admin {
         tokio::task::spawn_local(admin::serve(listener, state.clone()));
     }
+    serve_webhook(&config.webhook, sockets.webhook, &control);
     let mut signals = Signals::new()?;
     // The first table is in before the first connection is accepted.
     tokio::select! {
@@ -114,53 +127,73 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
     Ok(())
 }
 
-/// Where the objects come from, with a client if it is a cluster.
-async fn provider(config: &Serve) -> Result<(Provider, Option<Client>)> {
-    if let Some(path) = &config.manifests {
-        let folder =
-            Folder::open(path).with_context(|| format!("the folder of manifests {} can't be read", path.display()))?;
-        let watch = Watch::start(path)
-            .with_context(|| format!("the folder of manifests {} can't be watched", path.display()))?;
-        return Ok((Provider::Folder { folder, watch }, None));
-    }
-    let Cluster { kubeconfig, watch_namespace, watch_namespace_selector, snapshot_file, .. } = &config.cluster;
+fn folder(path: &Path) -> Result<Provider> {
+    let folder =
+        Folder::open(path).with_context(|| format!("the folder of manifests {} can't be read", path.display()))?;
+    let watch =
+        Watch::start(path).with_context(|| format!("the folder of manifests {} can't be watched", path.display()))?;
+    Ok(Provider::Folder { folder, watch })
+}
+
+/// The objects of a cluster, and the client by which they are watched.
+pub async fn cluster(cluster: &Cluster, objects: &Objects, webhook: &Webhook) -> Result<(Provider, Client)> {
+    let Cluster { kubeconfig, watch_namespace, watch_namespace_selector, snapshot_file } = cluster;
     let client = connect(kubeconfig.as_deref()).await?;
+    let secrets = objects.default_tls_certificate.iter().chain(&webhook.webhook_certificate);
     let scope = Scope {
         namespaces: watch_namespace.clone(),
         selector: watch_namespace_selector.clone(),
-        config_map: config.objects.configmap.clone(),
-        secrets: config.objects.default_tls_certificate.iter().cloned().collect(),
+        config_map: objects.configmap.clone(),
+        secrets: secrets.cloned().collect(),
     };
-    Ok((Provider::cluster(&client, &scope, snapshot_file.clone()), Some(client)))
+    Ok((Provider::cluster(&client, &scope, snapshot_file.clone()), client))
+}
+
+/// Answers the API server's questions on these sockets from now on.
+pub fn serve_webhook(config: &Webhook, listeners: Vec<TcpListener>, control: &Control) {
+    let (resources, translator, standing) =
+        (control.resources.clone(), control.translator.clone(), control.standing.clone());
+    let review: webhook::ReviewIngress = Rc::new(move |ingress| {
+        // Before the first table not all objects are known.
+        let known = standing.borrow().generation > 0;
+        known.then(|| review(&translator.borrow(), &resources.borrow(), ingress))
+    });
+    let (resources, name) = (control.resources.clone(), config.webhook_certificate.clone());
+    let certificate: webhook::CurrentCertificate =
+        Rc::new(move || name.as_ref().and_then(|name| resources.borrow().certificate(name)));
+    for listener in listeners {
+        let serving = webhook::serve(listener, webhook::Limits::default(), review.clone(), certificate.clone());
+        tokio::task::spawn_local(serving);
+    }
 }
 
 /// A cluster has its classes; only a folder may do without.
-fn cluster_settings(config: &Serve) -> Settings {
+pub fn cluster_settings(cluster: &Cluster, objects: &Objects) -> Settings {
     Settings {
-        without_any_class: config.manifests.is_some(),
-        select_namespaces: config.cluster.watch_namespace_selector.is_some(),
-        ..settings(&config.objects)
+        without_any_class: false,
+        select_namespaces: cluster.watch_namespace_selector.is_some(),
+        ..settings(objects)
     }
 }
 
 fn writing(config: &Serve) -> Writing {
-    let cluster = &config.cluster;
-    let addresses = match (&cluster.publish_service, &cluster.publish_status_address[..]) {
+    let publishing = &config.publishing;
+    let addresses = match (&publishing.publish_service, &publishing.publish_status_address[..]) {
         (Some(service), _) => Addresses::Service(service.clone()),
         (None, []) => Addresses::None,
         (None, addresses) => Addresses::Fixed(status::fixed(addresses)),
     };
     Writing {
-        lease: ObjectName::new(&cluster.pod_namespace, &cluster.election_id),
-        lease_duration: cluster.lease_duration,
-        identity: cluster.pod_name.clone().unwrap_or_else(|| format!("portunus-{}", std::process::id())),
+        lease: ObjectName::new(&publishing.pod_namespace, &publishing.election_id),
+        lease_duration: publishing.lease_duration,
+        identity: publishing.pod_name.clone().unwrap_or_else(|| format!("portunus-{}", std::process::id())),
         controller: config.objects.controller_class.clone(),
         addresses,
-        clear: cluster.update_status_on_shutdown,
+        clear: publishing.update_status_on_shutdown,
     }
 }
 
-fn admin_state(control: &Control, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
+pub fn admin_state(control: &Control, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
     let (problems, translator, standing) =
         (control.problems.clone(), control.translator.clone(), control.standing.clone());
     let generation = standing.clone();
@@ -183,50 +216,6 @@ fn destination(text: &str) -> Option<Destination> {
         "off" => None,
         "stdout" => Some(Destination::Stdout),
         path => Some(Destination::File(path.into())),
-    }
-}
-
-/// All sockets, bound before anything is started.
-struct Sockets {
-    workers: Vec<Vec<Socket>>,
-    admin: Vec<TcpListener>,
-}
-
-impl Sockets {
-    fn bind(config: &Serve, workers: usize) -> Result<Self> {
-        let mut sockets = Self { workers: (0..workers).map(|_| Vec::new()).collect(), admin: Vec::new() };
-        let mut listeners = Vec::new();
-        let mut bound = Vec::new();
-        let mut bind = |kind: &'static str, address, count| {
-            let bind = || {
-                let sockets = proxy::bind(address, count)?;
-                let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
-                std::io::Result::Ok((sockets, address))
-            };
-            let (sockets, address) = bind().with_context(|| format!("can't listen for {kind} on {address}"))?;
-            bound.push((kind, address));
-            anyhow::Ok((sockets, address.port()))
-        };
-        let http = addresses(&config.http_listen).map(|address| ("http", address));
-        for (kind, address) in http.chain(addresses(&config.https_listen).map(|address| ("https", address))) {
-            let (bound, port) = bind(kind, address, workers)?;
-            let secure = kind == "https";
-            let proxy_protocol = config.proxy_protocol.iter().any(|named| named.is(secure, port));
-            let listener = Listener { port, secure, proxy_protocol };
-            listeners.push(listener);
-            sockets.workers.iter_mut().zip(bound).for_each(|(all, socket)| all.push(Socket { socket, listener }));
-        }
-        for address in addresses(&config.admin_listen) {
-            sockets.admin.extend(bind("admin", address, 1)?.0);
-        }
-        for named in &config.proxy_protocol {
-            let nobody = !listeners.iter().any(|listener| named.is(listener.secure, listener.port));
-            anyhow::ensure!(!nobody, "--proxy-protocol {named}: nobody listens there for HTTP or HTTPS");
-        }
-        for (kind, address) in bound {
-            tracing::info!("listening for {kind} on {address}");
-        }
-        Ok(sockets)
     }
 }
 
@@ -290,17 +279,17 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
 }
 
 /// SIGTERM and SIGINT, told apart from nothing else.
-struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn any(&mut self) {
+    pub async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

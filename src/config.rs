@@ -30,6 +30,8 @@ pub struct Config {
 pub enum Command {
     /// Serve the routes that a cluster or a folder of manifests asks for, and follow the changes
     Serve(Box<Serve>),
+    /// Tell the API server which Ingresses are wrong, and nothing else: the admission webhook by itself
+    Webhook(Box<WebhookServer>),
     /// Print every problem in a folder of manifests, with file and line; exit 1 if there is one
     Check(Check),
     /// Answer every request with what was received: a backend to try things with
@@ -60,6 +62,9 @@ pub struct Objects {
     /// ConfigMap with settings that count before these flags, under their names, and may change while serving
     #[arg(long, env = "PORTUNUS_CONFIGMAP", value_name = "NS/NAME")]
     pub configmap: Option<ObjectName>,
+    /// A host belongs to the namespace of the oldest Ingress that names it; other namespaces' are refused for it
+    #[arg(long, env = "PORTUNUS_STRICT_HOST_OWNERSHIP")]
+    pub strict_host_ownership: bool,
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
@@ -128,8 +133,14 @@ pub struct Serve {
     #[command(flatten, next_help_heading = "Cluster")]
     pub cluster: Cluster,
 
+    #[command(flatten, next_help_heading = "Cluster")]
+    pub publishing: Publishing,
+
     #[command(flatten, next_help_heading = "Objects")]
     pub objects: Objects,
+
+    #[command(flatten, next_help_heading = "Webhook")]
+    pub webhook: Webhook,
 
     #[command(flatten, next_help_heading = "Clients")]
     pub clients: Clients,
@@ -141,7 +152,7 @@ pub struct Serve {
     pub process: Process,
 }
 
-/// Where the objects come from without a folder, and what is written back.
+/// Where the objects come from without a folder.
 #[derive(Debug, Args)]
 pub struct Cluster {
     /// Kubeconfig of the cluster [default: the Pod's own ServiceAccount, else $KUBECONFIG, else ~/.kube/config]
@@ -156,6 +167,11 @@ pub struct Cluster {
     /// Start from this file if the API server can't be reached, and keep the last good state there. Holds keys
     #[arg(long, env = "PORTUNUS_SNAPSHOT_FILE", value_name = "FILE")]
     pub snapshot_file: Option<PathBuf>,
+}
+
+/// What is written to the cluster, and by which replica.
+#[derive(Debug, Args)]
+pub struct Publishing {
     /// Service whose addresses are written into the status of our Ingresses
     #[arg(long, env = "PORTUNUS_PUBLISH_SERVICE", value_name = "NS/NAME", conflicts_with = "publish_status_address")]
     pub publish_service: Option<ObjectName>,
@@ -177,6 +193,37 @@ pub struct Cluster {
     /// Name that the process goes by in the Lease and in Events [default: portunus- and its process id]
     #[arg(long, env = "PORTUNUS_POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
+}
+
+/// The admission webhook, which tells users what is wrong with an Ingress before it is stored.
+#[derive(Debug, Args)]
+pub struct Webhook {
+    /// Address for the admission webhook, POST /validate over TLS; may be given several times
+    #[arg(long, env = "PORTUNUS_WEBHOOK_LISTEN", default_value = "off", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub webhook_listen: Vec<Listen>,
+    /// Secret of the webhook's certificate, which the API server verifies by the caBundle that it was given
+    #[arg(long, env = "PORTUNUS_WEBHOOK_CERTIFICATE", value_name = "NS/NAME")]
+    pub webhook_certificate: Option<ObjectName>,
+}
+
+/// The admission webhook by itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listeners")]
+pub struct WebhookServer {
+    #[command(flatten)]
+    pub webhook: Webhook,
+    /// Address for /livez, /readyz, /metrics and /debug; likewise
+    #[arg(long, env = "PORTUNUS_ADMIN_LISTEN", default_value = "127.0.0.1:10254", value_name = "ADDR:PORT", value_delimiter = ',', value_parser = listen_address)]
+    pub admin_listen: Vec<Listen>,
+
+    #[command(flatten, next_help_heading = "Cluster")]
+    pub cluster: Cluster,
+
+    #[command(flatten, next_help_heading = "Objects")]
+    pub objects: Objects,
+
+    #[command(flatten, next_help_heading = "Process")]
+    pub logging: Logging,
 }
 
 #[derive(Debug, Args)]
@@ -255,6 +302,13 @@ pub struct Process {
     /// Answers carry x-portunus-generation, the number of the table that decided them
     #[arg(long, env = "PORTUNUS_GENERATION_HEADER")]
     pub generation_header: bool,
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// The process's own log.
+#[derive(Debug, Args)]
+pub struct Logging {
     /// Form of the process's own log, which goes to stderr
     #[arg(long, env = "PORTUNUS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -334,7 +388,7 @@ pub fn read() -> Result<Config, String> {
                  anybody could claim any address"
                 .to_owned())
         }
-        Command::Serve(_) | Command::Check(_) | Command::Echo(_) => Ok(config),
+        Command::Serve(_) | Command::Webhook(_) | Command::Check(_) | Command::Echo(_) => Ok(config),
     }
 }
 

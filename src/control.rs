@@ -56,7 +56,7 @@ struct Saving {
 
 pub struct Control {
     provider: Provider,
-    resources: Rc<RefCell<Resources>>,
+    pub resources: Rc<RefCell<Resources>>,
     pub translator: Rc<RefCell<Translator>>,
     pub publisher: Publisher,
     names: Names,

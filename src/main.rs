@@ -18,8 +18,13 @@ fn main() -> ExitCode {
     };
     let result = match &config.command {
         Command::Serve(serve) => {
-            telemetry::start(serve.process.log_format, &serve.process.log);
+            let logging = &serve.process.logging;
+            telemetry::start(logging.log_format, &logging.log);
             app::run(serve).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Webhook(webhook) => {
+            telemetry::start(webhook.logging.log_format, &webhook.logging.log);
+            cli::webhook::run(webhook).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(check) => cli::check::run(check),
         Command::Echo(echo) => cli::echo::run(echo),

@@ -8,6 +8,7 @@ pub mod lease;
 pub mod snapshot;
 pub mod status;
 mod stores;
+pub mod webhook;
 
 pub use kube::Client;
 pub use stores::{Scope, Stores};

@@ -79,7 +79,7 @@ impl Certificates {
     }
 }
 
-fn certified_key(certificate: &Certificate) -> Option<CertifiedKey> {
+pub(super) fn certified_key(certificate: &Certificate) -> Option<CertifiedKey> {
     let chain = certificate.chain.iter().map(|part| CertificateDer::from(part.clone())).collect();
     let key = PrivateKeyDer::try_from(certificate.key.0.to_vec()).ok()?;
     let signer = default_provider().key_provider.load_private_key(key).ok()?;

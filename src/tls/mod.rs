@@ -7,4 +7,4 @@ mod server;
 
 pub use certificates::Certificates;
 pub use client::client_config;
-pub use server::{FindCertificate, default_certificate, server_config};
+pub use server::{FindCertificate, default_certificate, server_config, single_config};

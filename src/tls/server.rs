@@ -8,7 +8,10 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use super::certificates::certified_key;
+use crate::model::Certificate;
 
 /// Chooses the certificate for a server name, in lower case, from the table of now.
 pub type FindCertificate = Box<dyn Fn(Option<&str>) -> Arc<CertifiedKey> + Send + Sync>;
@@ -40,6 +43,21 @@ pub fn server_config(find: FindCertificate) -> Result<Arc<ServerConfig>, rustls:
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 2;
     Ok(Arc::new(config))
+}
+
+/// A configuration for one certificate and HTTP/1.1, whatever name is asked for. Sessions don't resume: who comes
+/// stays connected. `None` if the certificate can't be used.
+pub fn single_config(certificate: &Certificate) -> Option<Arc<ServerConfig>> {
+    let key = certified_key(certificate)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Some(Arc::new(config))
 }
 
 /// A self-signed certificate, for names that no Secret is for. Made new in each process.

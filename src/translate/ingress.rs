@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Settings;
 use super::annotations;
 use super::object::{BackendSpec, Ingress, IngressPath};
+use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::model::{
@@ -18,27 +19,32 @@ use crate::model::{
 pub(super) struct Parts {
     pub(super) name: ObjectName,
     pub(super) created: Option<i64>,
-    rules: Vec<(HostPattern, Located)>,
-    tls: Vec<Tls>,
+    /// By host; those of one host in the order of the Ingress.
+    pub(super) rules: Vec<(HostPattern, Located)>,
+    pub(super) tls: Vec<Tls>,
+    /// The places in `tls` that list a host, in order.
+    pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it.
     pub(super) backends: BTreeMap<BackendKey, String>,
     pub(super) problems: Vec<Problem>,
+    /// Problems that take nothing out of service.
+    pub(super) warnings: Vec<Problem>,
 }
 
 /// A rule and the field it stands in.
 #[derive(Debug, Clone, PartialEq)]
-struct Located {
-    rule: Rule,
-    field: String,
+pub(super) struct Located {
+    pub(super) rule: Rule,
+    pub(super) field: String,
     /// Stands for rules that can't be used, so that the host is not somebody else's.
-    holds: bool,
+    pub(super) holds: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Tls {
-    /// Empty: the hosts that the certificate names.
-    hosts: Vec<HostPattern>,
-    secret: ObjectName,
+pub(super) struct Tls {
+    /// Lists no host: it is for those that the certificate names.
+    by_names: bool,
+    pub(super) secret: ObjectName,
     field: String,
 }
 
@@ -49,8 +55,10 @@ impl Parts {
             created: ingress.created,
             rules: Vec::new(),
             tls: Vec::new(),
+            listed: BTreeMap::new(),
             backends: BTreeMap::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         for (index, rule) in ingress.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
@@ -78,13 +86,41 @@ impl Parts {
         }
         parts.read_tls(ingress);
         parts.read_annotations(ingress, settings);
+        // Stable, so that what comes first in the Ingress stays first in its host.
+        parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
         parts
     }
 
     /// The hosts that depend on this Ingress.
     pub(super) fn hosts(&self) -> BTreeSet<HostPattern> {
-        let tls = self.tls.iter().flat_map(|tls| &tls.hosts);
-        self.rules.iter().map(|(host, _)| host).chain(tls).cloned().collect()
+        self.rules.iter().map(|(host, _)| host).chain(self.listed.keys()).cloned().collect()
+    }
+
+    /// The rules of one host; to look at all of them for each host would cost the square of a large Ingress.
+    pub(super) fn rules_of(&self, host: &HostPattern) -> &[(HostPattern, Located)] {
+        let begin = self.rules.partition_point(|(other, _)| other < host);
+        let length = self.rules[begin..].partition_point(|(other, _)| other == host);
+        &self.rules[begin..begin + length]
+    }
+
+    /// The TLS blocks that list the host.
+    pub(super) fn listing(&self, host: &HostPattern) -> impl Iterator<Item = &Tls> + use<'_> {
+        self.listed.get(host).into_iter().flatten().map(|index| &self.tls[*index])
+    }
+
+    /// The fields that name the host.
+    pub(super) fn places(&self, host: &HostPattern) -> BTreeSet<String> {
+        let within = |field: &str, inner: &str| match field.split_once(']') {
+            Some((outer, _)) => format!("{outer}]{inner}"),
+            None => field.to_owned(),
+        };
+        // A rule for all hosts says so by having no field.
+        let inner = if *host == HostPattern::Any { "" } else { ".host" };
+        let rules = self.rules_of(host).iter().map(|(_, located)| within(&located.field, inner));
+        let all: BTreeSet<String> = rules.chain(self.listing(host).map(|tls| within(&tls.field, ".hosts"))).collect();
+        // The default backend names no host but through other fields, if there are any.
+        let named: BTreeSet<String> = all.iter().filter(|field| field.contains(']')).cloned().collect();
+        if named.is_empty() || *host == HostPattern::Any { all } else { named }
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
@@ -92,8 +128,8 @@ impl Parts {
     }
 
     /// Oldest first; what has no age is oldest.
-    pub(super) fn age(&self) -> (Option<i64>, &ObjectName) {
-        (self.created, &self.name)
+    pub(super) fn age(&self) -> Claim {
+        (self.created, self.name.clone())
     }
 
     fn problem(&mut self, field: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
@@ -187,10 +223,13 @@ impl Parts {
             let key = format!("{}{name}", annotations::PREFIX);
             let field = format!("metadata.annotations[{key}]");
             let what = format!("`{key}` is not supported yet");
+            let object = ObjectRef::new(Kind::Ingress, &self.name);
             if !annotations::restricts(name) {
-                self.problem(field, what, "remove it, or do without; the rest of the Ingress works");
+                let fix = "remove it, or do without; the rest of the Ingress works";
+                self.warnings.push(Problem::new(object, field, what, fix));
             } else if settings.ignore_unsupported_annotations {
-                self.problem(field, what, "the routes are open: --unsupported-annotations is `ignore`");
+                let fix = "the routes are open: --unsupported-annotations is `ignore`";
+                self.warnings.push(Problem::new(object, field, what, fix));
             } else {
                 let fix = "it restricts access, so requests get 503; remove it, or start with --unsupported-annotations ignore";
                 self.problem(field, what, fix);
@@ -215,7 +254,14 @@ impl Parts {
                 continue;
             }
             let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.as_str().into() };
-            self.tls.push(Tls { hosts, secret, field: format!("{field}.secretName") });
+            let place = self.tls.len();
+            self.tls.push(Tls { by_names: hosts.is_empty(), secret, field: format!("{field}.secretName") });
+            for host in hosts {
+                let places = self.listed.entry(host).or_default();
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
         }
     }
 }
@@ -226,10 +272,10 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
     let mut rules: Vec<Rule> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
     let all =
-        || ingresses.iter().flat_map(|parts| parts.rules.iter().map(move |(host, located)| (*parts, host, located)));
+        || ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
     // What only holds a host comes last: it takes nothing from a rule that works.
     for holds in [false, true] {
-        for (parts, _, located) in all().filter(|(_, host, located)| *host == pattern && located.holds == holds) {
+        for (parts, located) in all().filter(|(_, located)| located.holds == holds) {
             if holds && !rules.is_empty() {
                 continue;
             }
@@ -245,7 +291,8 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
     (Host { pattern: pattern.clone(), rules, certificate }, problems)
 }
 
-fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
+/// What to say of a rule whose place is taken.
+pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
     // A rule that says the same thing twice does no harm.
     if *winner == located.rule {
         return None;
@@ -270,64 +317,60 @@ fn certificate(
     problems: &mut Vec<Problem>,
 ) -> Option<ObjectName> {
     let usable = |secret: &ObjectName| resources.secrets.get(secret).and_then(|secret| secret.certificate.as_ref());
-    let mut listed: Option<(&Parts, &Tls)> = None;
-    for parts in ingresses {
-        for tls in parts.tls.iter().filter(|tls| tls.hosts.contains(pattern)) {
-            match listed {
-                None => listed = Some((parts, tls)),
-                Some((winner, first)) if first.secret != tls.secret => {
-                    let object = ObjectRef::new(Kind::Ingress, &parts.name);
-                    let what =
-                        format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
-                    let fix = "name the same Secret, or list the host once; the older one wins";
-                    problems.push(Problem::new(object, tls.field.clone(), what, fix));
-                }
-                Some(_) => {}
-            }
-        }
+    let listed = listing(ingresses, pattern);
+    if let Some((first, others)) = listed.split_first() {
+        problems.extend(others.iter().filter_map(|(parts, tls)| listed_twice(pattern, parts, tls, *first)));
     }
-    let by_list = |tls: &&Tls| tls.hosts.contains(pattern) && usable(&tls.secret).is_some();
-    let by_wildcard = |tls: &&Tls| match pattern {
-        HostPattern::Exact(name) => {
-            name.split_once('.').is_some_and(|(_, rest)| tls.hosts.contains(&HostPattern::Wildcard(rest.into())))
-        }
-        HostPattern::Wildcard(_) | HostPattern::Any => false,
+    let wildcard = match pattern {
+        HostPattern::Exact(name) => name.split_once('.').map(|(_, rest)| HostPattern::Wildcard(rest.into())),
+        HostPattern::Wildcard(_) | HostPattern::Any => None,
     };
+    let above = wildcard.map(|wildcard| listing(ingresses, &wildcard)).unwrap_or_default();
+    if let Some((_, tls)) = listed.iter().chain(&above).find(|(_, tls)| usable(&tls.secret).is_some()) {
+        return Some(tls.secret.clone());
+    }
     let by_names = |tls: &&Tls| {
-        tls.hosts.is_empty()
+        tls.by_names
             && usable(&tls.secret).is_some_and(|certificate| match pattern {
                 HostPattern::Exact(name) => certificate.covers(name),
                 HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
                 HostPattern::Any => true,
             })
     };
-    let all = || ingresses.iter().flat_map(|parts| &parts.tls);
-    if let Some(tls) = all().find(by_list) {
-        return Some(tls.secret.clone());
-    }
-    let found = all().find(|tls| by_wildcard(tls) && usable(&tls.secret).is_some()).or_else(|| all().find(by_names));
-    found.map(|tls| tls.secret.clone())
+    ingresses.iter().flat_map(|parts| &parts.tls).find(by_names).map(|tls| tls.secret.clone())
 }
 
-/// What is wrong with a Secret that an Ingress names, at each place where it does.
-pub(super) fn secret_problems(parts: &Parts, secret: &ObjectName, resources: &Resources) -> Vec<Problem> {
-    let problem = |tls: &Tls| {
-        let object = ObjectRef::new(Kind::Ingress, &parts.name);
-        let Some(secret) = resources.secrets.get(&tls.secret) else {
-            let what = format!("there is no Secret {} of type kubernetes.io/tls", tls.secret);
-            let fix = "create it; the default certificate is served meanwhile";
-            return Some(Problem::new(object, tls.field.clone(), what, fix));
-        };
-        if secret.certificate.is_none() {
-            let what = format!("Secret {} is broken", tls.secret);
-            return Some(Problem::new(
-                object,
-                tls.field.clone(),
-                what,
-                "mend it; the default certificate is served meanwhile",
-            ));
+/// The TLS blocks that list the host, oldest first.
+fn listing<'a>(ingresses: &[&'a Parts], host: &HostPattern) -> Vec<(&'a Parts, &'a Tls)> {
+    ingresses.iter().flat_map(|parts| parts.listing(host).map(|tls| (*parts, tls))).collect()
+}
+
+/// What to say of a TLS block that lists a host which `first` lists already, with another Secret.
+pub(super) fn listed_twice(
+    pattern: &HostPattern,
+    parts: &Parts,
+    tls: &Tls,
+    (winner, first): (&Parts, &Tls),
+) -> Option<Problem> {
+    if first.secret == tls.secret {
+        return None;
+    }
+    let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
+    let fix = "name the same Secret, or list the host once; the older one wins";
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
+}
+
+/// What is wrong with the Secret that a TLS block of the Ingress names.
+pub(super) fn secret_problem(parts: &Parts, tls: &Tls, resources: &Resources) -> Option<Problem> {
+    let (what, fix) = match resources.secrets.get(&tls.secret) {
+        None => (
+            format!("there is no Secret {} of type kubernetes.io/tls", tls.secret),
+            "create it; the default certificate is served meanwhile",
+        ),
+        Some(secret) if secret.certificate.is_none() => {
+            (format!("Secret {} is broken", tls.secret), "mend it; the default certificate is served meanwhile")
         }
-        None
+        Some(_) => return None,
     };
-    parts.tls.iter().filter(|tls| tls.secret == *secret).filter_map(problem).collect()
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
 }

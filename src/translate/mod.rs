@@ -9,8 +9,10 @@ mod annotations;
 mod class;
 mod ingress;
 mod object;
+mod ownership;
 mod problem;
 mod resources;
+mod review;
 mod saved;
 mod secret;
 mod service;
@@ -24,10 +26,12 @@ use serde::Serialize;
 pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
+pub use review::{Review, review};
 pub use settings::Settings;
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use ingress::Parts;
+use ownership::{Before, Claim, Owner, Wildcards};
 
 /// A translation from nothing, as `check` and tests want it.
 #[derive(Debug, PartialEq, Serialize)]
@@ -52,7 +56,10 @@ pub struct Translator {
     /// The ConfigMap has been looked for.
     configured: bool,
     ingresses: BTreeMap<ObjectName, Parts>,
-    by_host: BTreeMap<HostPattern, BTreeSet<ObjectName>>,
+    /// The Ingresses that name a host, oldest first.
+    by_host: BTreeMap<HostPattern, BTreeSet<Claim>>,
+    /// Filled only if hosts have owners.
+    wildcards: Wildcards,
     by_backend: BTreeMap<BackendKey, BTreeSet<ObjectName>>,
     by_secret: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     snapshot: Snapshot,
@@ -68,6 +75,7 @@ struct Work {
     hosts: BTreeSet<HostPattern>,
     backends: BTreeSet<BackendKey>,
     secrets: BTreeSet<ObjectName>,
+    wildcards: Before,
 }
 
 impl Translator {
@@ -79,6 +87,7 @@ impl Translator {
             configured: false,
             ingresses: BTreeMap::new(),
             by_host: BTreeMap::new(),
+            wildcards: Wildcards::default(),
             by_backend: BTreeMap::new(),
             by_secret: BTreeMap::new(),
             snapshot: Snapshot::default(),
@@ -103,6 +112,7 @@ impl Translator {
         for name in self.dirty_ingresses(&dirty, all, resources) {
             self.update_ingress(&name, resources, &mut work);
         }
+        work.hosts.extend(self.wildcards.moved(&work.wildcards).cloned());
         for service in &dirty.services {
             let keys = self.by_backend.range(first_key(service)..).map(|(key, _)| key);
             work.backends.extend(keys.take_while(|key| key.service == *service).cloned());
@@ -125,7 +135,7 @@ impl Translator {
 
     /// Everything that is wrong, in the order of objects and fields.
     pub fn problems(&self) -> Vec<Problem> {
-        let of_ingresses = self.ingresses.values().flat_map(|parts| &parts.problems);
+        let of_ingresses = self.ingresses.values().flat_map(|parts| parts.problems.iter().chain(&parts.warnings));
         let of_hosts = self.host_problems.values().flatten();
         let of_backends = self.backend_problems.values().flatten();
         let of_secrets = self.secret_problems.values().flatten();
@@ -195,29 +205,38 @@ impl Translator {
             return;
         }
         if let Some(old) = self.ingresses.remove(name) {
-            self.index(&old, work, BTreeSet::remove);
+            self.index(&old, work, false);
         }
         if let Some(new) = parts {
-            self.index(&new, work, |set, name| set.insert(name.clone()));
+            self.index(&new, work, true);
             self.updated.insert(name.clone());
             self.ingresses.insert(name.clone(), new);
         }
     }
 
     /// Enters the Ingress under all that depends on it, or takes it out.
-    fn index(&mut self, parts: &Parts, work: &mut Work, change: fn(&mut BTreeSet<ObjectName>, &ObjectName) -> bool) {
+    fn index(&mut self, parts: &Parts, work: &mut Work, present: bool) {
         for host in parts.hosts() {
-            change(self.by_host.entry(host.clone()).or_default(), &parts.name);
+            enter(&mut self.by_host, &host, parts.age(), present);
             work.hosts.insert(host);
         }
         for key in parts.backends.keys() {
-            change(self.by_backend.entry(key.clone()).or_default(), &parts.name);
+            enter(&mut self.by_backend, key, parts.name.clone(), present);
             work.backends.insert(key.clone());
         }
         for secret in parts.secrets() {
-            change(self.by_secret.entry(secret.clone()).or_default(), &parts.name);
+            enter(&mut self.by_secret, secret, parts.name.clone(), present);
             work.secrets.insert(secret.clone());
         }
+        if self.settings.strict_host_ownership {
+            self.wildcards.index(parts, present, &mut work.wildcards);
+        }
+    }
+
+    /// Who has the host; nobody in particular unless the operator wants it so.
+    fn owner(&self, host: &HostPattern) -> Option<Owner<'_>> {
+        let named = self.by_host.get(host).and_then(BTreeSet::first);
+        self.wildcards.owner(host, named).filter(|_| self.settings.strict_host_ownership)
     }
 
     fn is_wanted(&self, secret: &ObjectName) -> bool {
@@ -240,17 +259,29 @@ impl Translator {
     }
 
     fn make_host(&mut self, pattern: &HostPattern, resources: &Resources) -> bool {
-        let names = self.by_host.get(pattern).filter(|names| !names.is_empty());
-        let Some(names) = names else {
+        let claims = self.by_host.get(pattern).filter(|claims| !claims.is_empty());
+        let Some(claims) = claims else {
             self.by_host.remove(pattern);
+            self.wildcards.forget(pattern);
             self.host_problems.remove(pattern);
             return self.snapshot.hosts.remove(pattern).is_some();
         };
-        let mut ingresses: Vec<&Parts> = names.iter().map(|name| &self.ingresses[name]).collect();
-        ingresses.sort_by_key(|parts| parts.age());
-        let (host, problems) = ingress::merge(pattern, &ingresses, resources);
+        let mut ingresses: Vec<&Parts> = claims.iter().map(|(_, name)| &self.ingresses[name]).collect();
+        let mut problems = Vec::new();
+        if let Some(owner) = self.owner(pattern) {
+            let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
+            problems.extend(refused.flat_map(|parts| owner.refusals(pattern, parts)));
+        }
+        let (host, conflicts) = ingress::merge(pattern, &ingresses, resources);
+        // A host that is somebody's who does not name it is as if nobody did: his wildcard takes it.
+        let unnamed = ingresses.is_empty();
+        problems.extend(conflicts);
         keep(&mut self.host_problems, pattern, problems);
-        put(&mut self.snapshot.hosts, pattern, host)
+        if unnamed {
+            self.snapshot.hosts.remove(pattern).is_some()
+        } else {
+            put(&mut self.snapshot.hosts, pattern, host)
+        }
     }
 
     fn make_certificate(&mut self, name: &ObjectName, resources: &Resources) -> bool {
@@ -264,8 +295,10 @@ impl Translator {
             problems.push(Problem::new(object, invalid.field, invalid.what.clone(), invalid.fix));
         }
         let referrers = self.by_secret.get(name).into_iter().flatten();
-        problems
-            .extend(referrers.flat_map(|ingress| ingress::secret_problems(&self.ingresses[ingress], name, resources)));
+        for parts in referrers.map(|ingress| &self.ingresses[ingress]) {
+            let blocks = parts.tls.iter().filter(|tls| tls.secret == *name);
+            problems.extend(blocks.filter_map(|tls| ingress::secret_problem(parts, tls, resources)));
+        }
         keep(&mut self.secret_problems, name, problems);
 
         let certificate = secret.and_then(|secret| secret.certificate.clone());
@@ -287,6 +320,16 @@ impl Translator {
 /// Sorts before every key of the service.
 fn first_key(service: &ObjectName) -> BackendKey {
     BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0) }
+}
+
+/// Adds to the set of a key, or takes out of it; who makes what depends on the key removes an empty one.
+fn enter<K: Ord + Clone, V: Ord>(all: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: V, present: bool) {
+    let set = all.entry(key.clone()).or_default();
+    if present {
+        set.insert(value)
+    } else {
+        set.remove(&value)
+    };
 }
 
 fn keep<K: Ord + Clone>(all: &mut BTreeMap<K, Vec<Problem>>, key: &K, problems: Vec<Problem>) {

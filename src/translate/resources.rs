@@ -154,6 +154,11 @@ impl Resources {
         self.dirty.services.extend(self.services.values().filter(named).map(|service| service.name.clone()));
     }
 
+    /// The certificate that is served out of a Secret, whoever names it.
+    pub fn certificate(&self, secret: &ObjectName) -> Option<Arc<Certificate>> {
+        self.secrets.get(secret)?.certificate.clone()
+    }
+
     /// Has everything looked at again, as a translator that begins now must.
     pub fn mark_all(&mut self) {
         self.dirty.classes = true;

@@ -24,18 +24,9 @@ pub(super) fn backend(
     let mut backend =
         Backend { key: key.clone(), protocol: Protocol::Http1, policy: settings.policy, endpoints: Vec::new() };
     let mut problems = Vec::new();
-    let at_referrers = |field: &str, what: String, fix: &str| -> Vec<Problem> {
-        let problem =
-            |(object, at): &Referrer| Problem::new(object.clone(), format!("{at}.{field}"), what.clone(), fix);
-        referrers.iter().map(problem).collect()
-    };
-    let Some(service) = resources.services.get(&key.service) else {
-        let what = format!("there is no Service {}", key.service);
-        return (backend, at_referrers("service.name", what, "create it, or correct the name; requests get 503"));
-    };
-    let Some(port) = find_port(service, &key.port) else {
-        let what = format!("Service {} has no TCP port `{}`", key.service, key.port);
-        return (backend, at_referrers("service.port", what, "write a port of the Service; requests get 503"));
+    let (service, port) = match find(key, resources) {
+        Ok(found) => found,
+        Err(missing) => return (backend, referrers.iter().map(|referrer| missing.at(referrer)).collect()),
     };
     let object = ObjectRef::new(Kind::Service, &service.name);
     match protocol(port.app_protocol.as_deref()) {
@@ -70,6 +61,34 @@ pub(super) fn backend(
     backend.endpoints =
         addresses.into_iter().take(ENDPOINTS_MAX).map(|address| Endpoint { address, weight: 1 }).collect();
     (backend, problems)
+}
+
+/// A Service or a port of it that is named and isn't there.
+pub(super) struct Missing {
+    /// Below the field that names the backend.
+    field: &'static str,
+    what: String,
+    fix: &'static str,
+}
+
+impl Missing {
+    pub(super) fn at(&self, (object, at): &Referrer) -> Problem {
+        Problem::new(object.clone(), format!("{at}.{}", self.field), self.what.clone(), self.fix)
+    }
+}
+
+pub(super) fn find<'a>(key: &BackendKey, resources: &'a Resources) -> Result<(&'a Service, ServicePort), Missing> {
+    let service = resources.services.get(&key.service).ok_or_else(|| Missing {
+        field: "service.name",
+        what: format!("there is no Service {}", key.service),
+        fix: "create it, or correct the name; requests get 503",
+    })?;
+    let port = find_port(service, &key.port).ok_or_else(|| Missing {
+        field: "service.port",
+        what: format!("Service {} has no TCP port `{}`", key.service, key.port),
+        fix: "write a port of the Service; requests get 503",
+    })?;
+    Ok((service, port))
 }
 
 fn find_port(service: &Service, port: &PortRef) -> Option<ServicePort> {

@@ -24,6 +24,8 @@ pub struct Settings {
     pub default_certificate: Option<ObjectName>,
     /// Serve an Ingress whose annotations restrict access even though they are not honoured.
     pub ignore_unsupported_annotations: bool,
+    /// A host belongs to one namespace, that of the oldest Ingress that names it.
+    pub strict_host_ownership: bool,
     /// Take Ingresses of the known namespaces only.
     pub select_namespaces: bool,
     /// The ConfigMap that has some of these settings.
@@ -41,6 +43,7 @@ impl Default for Settings {
             policy: Policy::default(),
             default_certificate: None,
             ignore_unsupported_annotations: false,
+            strict_host_ownership: false,
             select_namespaces: false,
             config_map: None,
         }

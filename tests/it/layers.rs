@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import beside itself.
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 23] = [
     ("filter", &[]),
     ("balance", &[]),
     ("metrics", &[]),
@@ -22,11 +22,12 @@ const MODULES: [(&str, &[&str]); 22] = [
     ("upstream", &["model", "balance", "tls", "metrics", "clock"]),
     ("table", &["model", "router", "tls", "upstream", "metrics"]),
     ("proxy", &["table", "router", "filter", "upstream", "tls", "drain", "model", "balance", "metrics", "clock"]),
-    ("kubernetes", &["translate", "model", "clock"]),
+    ("kubernetes", &["translate", "tls", "model", "clock"]),
     ("file", &["translate", "model", "clock"]),
     ("resolve", &["translate", "model"]),
     ("config", &["balance", "model", "telemetry"]),
     ("control", TOP),
+    ("sockets", TOP),
     ("admin", TOP),
     ("cli", TOP),
     ("app", TOP),
@@ -53,6 +54,7 @@ const TOP: &[&str] = &[
     "resolve",
     "config",
     "control",
+    "sockets",
     "admin",
     "cli",
     "app",

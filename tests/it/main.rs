@@ -39,4 +39,5 @@ mod tls;
 mod translate;
 mod translate_incremental;
 mod upstream;
+mod webhook;
 mod websocket;

@@ -7,8 +7,9 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Secret;
-use portunus::model::{Changed, ObjectName, Snapshot};
-use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, translate};
+use k8s_openapi::api::networking::v1::Ingress;
+use portunus::model::{Changed, ObjectName, Rule, Snapshot};
+use portunus::translate::{Kind, Object, ObjectRef, Resources, Settings, Translator, review, translate};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -79,6 +80,74 @@ proptest! {
         prop_assert!(changed.is_empty(), "{:?}", changed);
         prop_assert_eq!(&before, translator.snapshot());
         prop_assert_eq!(problems, translator.problems());
+    }
+
+    /// The admission webhook refuses and warns of what the candidate would be told if it were there, as the
+    /// youngest of all.
+    #[test]
+    fn a_review_says_what_translation_would(
+        settings in settings(),
+        events in vec(event(), 1..30),
+        candidate in ingress(json!({ "namespace": "x", "name": "candidate" })),
+    ) {
+        let (mut resources, mut translator) = (Resources::default(), Translator::new(settings));
+        for event in &events {
+            happen(event, &mut resources);
+        }
+        translator.update(&mut resources);
+        let review = review(&translator, &resources, read(&candidate));
+        let mut told = [review.refused, review.warnings].concat();
+        told.sort();
+        told.dedup();
+        let mut youngest = candidate;
+        youngest["metadata"]["creationTimestamp"] = json!("2100-01-01T00:00:00Z");
+        let object = reference(Kind::Ingress, &youngest);
+        happen(&Event::Apply(Kind::Ingress, youngest), &mut resources);
+        translator.update(&mut resources);
+        let problems = translator.problems().into_iter().filter(|problem| problem.object == object);
+        prop_assert_eq!(told, problems.collect::<Vec<_>>());
+    }
+
+    /// No version of an Ingress that was not refused takes a rule out of service of another Ingress, however old it
+    /// is; and the version that is there already is never refused.
+    #[test]
+    fn an_update_that_is_not_refused_takes_nothing_from_others(
+        settings in settings(),
+        events in vec(event(), 1..30),
+        candidate in name(&["i1", "i2", "i3"])
+            .prop_flat_map(|(namespace, name)| ingress(json!({ "namespace": namespace, "name": name }))),
+    ) {
+        let strict = settings.strict_host_ownership;
+        let (mut resources, mut translator) = (Resources::default(), Translator::new(settings));
+        let mut history = History::default();
+        for event in &events {
+            happen(event, &mut resources);
+            history.record(event);
+        }
+        translator.update(&mut resources);
+        let object = reference(Kind::Ingress, &candidate);
+        let stored = history.objects.get(&object).and_then(|versions| versions.last());
+        let Some(Event::Apply(_, stored)) = stored else { return Ok(()) };
+        let again = review(&translator, &resources, read(stored));
+        prop_assert_eq!(again.refused, vec![]);
+        if !review(&translator, &resources, read(&candidate)).refused.is_empty() {
+            return Ok(());
+        }
+        let before = translator.snapshot().clone();
+        let mut next = candidate.clone();
+        next["metadata"]["creationTimestamp"] = stored["metadata"]["creationTimestamp"].clone();
+        happen(&Event::Apply(Kind::Ingress, next), &mut resources);
+        translator.update(&mut resources);
+        for (pattern, host) in &before.hosts {
+            // What only holds a host gives way; and with a host that the candidate lets go, its namespace may lose
+            // that host.
+            let working = host.rules.iter().filter(|rule| rule.path.is_some() || !rule.backends.is_empty());
+            let same = |rule: &Rule| strict && rule.source.namespace == object.name.namespace;
+            for rule in working.filter(|rule| rule.source != object.name && !same(rule)) {
+                let mut after = translator.snapshot().hosts.get(pattern).into_iter().flat_map(|host| &host.rules);
+                prop_assert!(after.any(|other| other == rule), "{} {:?}", pattern, rule);
+            }
+        }
     }
 
     /// Objects may come in any order, as watches deliver them.
@@ -179,7 +248,7 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
         serde_json::from_value(value.clone()).expect("an object of its kind")
     }
     match kind {
-        Kind::Ingress => Some(typed::<k8s_openapi::api::networking::v1::Ingress>(value).into()),
+        Kind::Ingress => Some(typed::<Ingress>(value).into()),
         Kind::IngressClass => Some(typed::<k8s_openapi::api::networking::v1::IngressClass>(value).into()),
         Kind::Service => Some(typed::<k8s_openapi::api::core::v1::Service>(value).into()),
         Kind::EndpointSlice => Some(typed::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).into()),
@@ -191,6 +260,10 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
         Kind::ConfigMap => Some(typed::<k8s_openapi::api::core::v1::ConfigMap>(value).into()),
         Kind::Namespace => Some(typed::<k8s_openapi::api::core::v1::Namespace>(value).into()),
     }
+}
+
+fn read(ingress: &Value) -> Ingress {
+    serde_json::from_value(ingress.clone()).expect("an Ingress")
 }
 
 fn reference(kind: Kind, value: &Value) -> ObjectRef {
@@ -225,15 +298,18 @@ fn differ<K: Ord + Debug, V: PartialEq>(
 
 fn settings() -> impl Strategy<Value = Settings> {
     let default = option::of(secret_name().prop_map(|(namespace, name)| ObjectName::new(namespace, name)));
-    let flags = (default, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    flags.prop_map(|(default_certificate, allow_external_names, cluster, config_map, select)| Settings {
-        default_certificate,
-        allow_external_names,
-        without_any_class: !cluster,
-        config_map: config_map.then(|| ObjectName::new("x", "settings")),
-        select_namespaces: select,
-        ..Settings::default()
-    })
+    (default, any::<[bool; 6]>()).prop_map(
+        |(default_certificate, [external, cluster, strict, ignore, config_map, select])| Settings {
+            default_certificate,
+            allow_external_names: external,
+            without_any_class: !cluster,
+            config_map: config_map.then(|| ObjectName::new("x", "settings")),
+            select_namespaces: select,
+            strict_host_ownership: strict,
+            ignore_unsupported_annotations: ignore,
+            ..Settings::default()
+        },
+    )
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -297,7 +373,7 @@ fn config_map(metadata: Value) -> impl Strategy<Value = Value> {
 }
 
 fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
-    let host = || select(&["", "a.test", "A.test.", "b.test", "*.test", "*.b.test", "no host"][..]);
+    let host = || select(&["", "a.test", "A.test.", "b.test", "c.b.test", "*.test", "*.b.test", "no host"][..]);
     let path = (
         option::of(select(&["/", "/p", "/p/", "/p/./q", "no path"][..])),
         select(&["Exact", "Prefix", "ImplementationSpecific", "Other"][..]),

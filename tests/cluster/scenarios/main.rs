@@ -2,5 +2,7 @@
 //! of its own. `make cluster-test` runs them in a cluster of their own (tests/cluster/README.md), one after the
 //! other: some take the API server away.
 
+#![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
+
 mod harness;
 mod ways;

@@ -21,8 +21,10 @@ impl Echo {
     /// A request header as it arrived, several joined by commas.
     pub fn header(&self, name: &str) -> String {
         let headers = self.0["headers"].as_object().expect("headers");
-        let values =
-            headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).flat_map(|(_, values)| values.as_array());
+        let values = headers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .filter_map(|(_, values)| values.as_array());
         values.flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
     }
 }

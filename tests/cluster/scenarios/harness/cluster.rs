@@ -27,7 +27,8 @@ pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
         let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make cluster-test");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(async {
             let config = Config::infer().await.expect("the kubeconfig of the test cluster");
             Client::try_from(config).expect("a client")
@@ -55,13 +56,14 @@ impl Cluster {
         output
     }
 
+    #[expect(clippy::unused_self, reason = "there is nothing to run on before there is a cluster")]
     pub fn try_run(&self, program: &str, arguments: &[&str], input: &str) -> (bool, String) {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
@@ -90,14 +92,14 @@ impl Cluster {
             let service = self.get("v1", "Service", "portunus", "portunus")?;
             service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned)
         });
-        format!("{address}:80").parse().unwrap()
+        format!("{address}:80").parse().expect("an address")
     }
 
     /// The instance for calls inside, from `deploy/internal`; returns the address of its Service.
     pub fn internal(&self) -> std::net::SocketAddr {
         self.deploy("deploy/internal", "portunus-internal", "portunus-internal");
         let service = self.get("v1", "Service", "portunus-internal", "portunus-internal").expect("the Service");
-        format!("{}:80", service["spec"]["clusterIP"].as_str().unwrap()).parse().unwrap()
+        format!("{}:80", service["spec"]["clusterIP"].as_str().expect("text")).parse().expect("an address")
     }
 
     /// An API for any kind.
@@ -112,13 +114,13 @@ impl Cluster {
 
     pub fn get(&self, version: &str, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let found = self.block_on(self.api(version, kind, namespace).get_opt(name)).expect("the API server answers");
-        found.map(|found| serde_json::to_value(found).unwrap())
+        found.map(|found| serde_json::to_value(found).expect("JSON"))
     }
 
     pub fn list(&self, version: &str, kind: &str, namespace: &str) -> Vec<Value> {
         let api = self.api(version, kind, namespace);
         let found = self.block_on(api.list(&kube::api::ListParams::default())).expect("the API server answers");
-        found.items.into_iter().map(|found| serde_json::to_value(found).unwrap()).collect()
+        found.items.into_iter().map(|found| serde_json::to_value(found).expect("JSON")).collect()
     }
 
     /// Merges `patch` into an object.

@@ -1,0 +1,313 @@
+//! What an Ingress would be told if it were applied now, before it is: the pure part of the admission webhook.
+//! Refused is what only this object can mend; what other objects can is a warning, as objects come in any
+//! order. Nothing is translated for it: the cost is that of the candidate and of the hosts that it names.
+//!
+//! What others have stays theirs. A candidate is the youngest in what it adds, also when it is an old Ingress
+//! that is edited, whose age would take the host or the path from a younger one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::networking::v1 as networking;
+
+use super::ingress::{Parts, Tls, conflict, listed_twice, secret_problem};
+use super::object::Object;
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::Resources;
+use super::{Translator, class, service};
+use crate::model::{HostPattern, PathMatch, Rule};
+
+/// What to answer: refuse if there is a reason to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Review {
+    pub refused: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+}
+
+/// Reviews the candidate as a new object, or as the next version of that of its name. An Ingress that isn't ours
+/// is none of our business.
+pub fn review(translator: &Translator, resources: &Resources, candidate: networking::Ingress) -> Review {
+    let Object::Ingress(mut ingress) = candidate.into() else { return Review::default() };
+    if !class::is_ours(&ingress, resources, &translator.settings) {
+        return Review::default();
+    }
+    let stored = resources.ingresses.get(&ingress.name);
+    // What isn't there yet is the youngest; without a time it would be the oldest.
+    ingress.created = stored.map_or(Some(i64::MAX), |stored| stored.created);
+    let parts = Parts::new(&ingress, &translator.settings);
+    let before = translator.ingresses.get(&parts.name);
+    let mut found = judge(translator, &parts);
+    // A new one is older than nobody.
+    if stored.is_some() {
+        found.extend(takeovers(translator, &parts, before));
+    }
+    // Who mends one thing, or only annotates, is not held up by what was wrong before.
+    let mut known: BTreeMap<_, usize> = BTreeMap::new();
+    for problem in before.into_iter().flat_map(|before| judge(translator, before)) {
+        *known.entry(essence(&problem)).or_default() += 1;
+    }
+    let is_new = |problem: &Problem| match known.get_mut(&essence(problem)) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            false
+        }
+        Some(0) | None => true,
+    };
+    let (refused, old): (Vec<_>, Vec<_>) = found.into_iter().partition(is_new);
+    let missing = missing(&parts, resources);
+    Review { refused, warnings: old.into_iter().chain(parts.warnings.iter().cloned()).chain(missing).collect() }
+}
+
+/// What a problem is, wherever it moved: without the indices in its field.
+fn essence(problem: &Problem) -> (String, String) {
+    let digit = |character: char| character.is_ascii_digit();
+    let field = problem.field.split('[').map(|part| part.trim_start_matches(digit)).collect();
+    (field, problem.what.clone())
+}
+
+/// What is wrong with an Ingress that only it can mend, as things are, in the order of fields.
+fn judge(translator: &Translator, parts: &Parts) -> BTreeSet<Problem> {
+    let mut problems: BTreeSet<Problem> = parts.problems.iter().cloned().collect();
+    for host in parts.hosts() {
+        match translator.owner(&host).filter(|owner| !owner.admits(&parts.name)) {
+            Some(owner) => problems.extend(owner.refusals(&host, parts)),
+            None => {
+                problems.extend(taken_paths(translator, parts, &host));
+                problems.extend(taken_certificate(translator, parts, &host));
+            }
+        }
+    }
+    problems
+}
+
+/// The rules whose place another rule has: in the table of now, or further up in the same Ingress.
+fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
+    let rules = || parts.rules_of(host).iter().map(|(_, located)| located).filter(|located| !located.holds);
+    let mut winners: BTreeMap<Option<&PathMatch>, Option<&Rule>> = BTreeMap::new();
+    winners.extend(rules().map(|located| (located.rule.path.as_ref(), None)));
+    for rule in translator.snapshot.hosts.get(host).into_iter().flat_map(|host| &host.rules) {
+        if let Some(winner) = winners.get_mut(&rule.path.as_ref())
+            && rule.source != parts.name
+            && !only_holds(translator, host, rule)
+        {
+            *winner = Some(rule);
+        }
+    }
+    let mut problems = Vec::new();
+    for located in rules() {
+        let winner = winners.entry(located.rule.path.as_ref()).or_default();
+        problems.extend(conflict(host, parts, located, winner.get_or_insert(&located.rule)));
+    }
+    problems
+}
+
+/// Whether the rule stands for others that can't be used, and so gives way to any that can.
+fn only_holds(translator: &Translator, host: &HostPattern, rule: &Rule) -> bool {
+    let source = || translator.ingresses.get(&rule.source);
+    let holds = |parts: &Parts| parts.rules_of(host).iter().any(|(_, located)| located.holds);
+    rule.path.is_none() && rule.backends.is_empty() && source().is_some_and(holds)
+}
+
+/// The TLS blocks that list a host which has its certificate from elsewhere.
+fn taken_certificate(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
+    let mut blocks = parts.listing(host).peekable();
+    if blocks.peek().is_none() {
+        return Vec::new();
+    }
+    let owner = translator.owner(host);
+    let claims = translator.by_host.get(host).into_iter().flatten().map(|(_, name)| name);
+    let admitted = claims.filter(|name| owner.as_ref().is_none_or(|owner| owner.admits(name)));
+    let first = |parts| -> Option<(&Parts, &Tls)> { Some((parts, Parts::listing(parts, host).next()?)) };
+    let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(first);
+    let Some(winner) = winner.filter(|(winner, _)| winner.name != parts.name).or_else(|| first(parts)) else {
+        return Vec::new();
+    };
+    blocks.filter_map(|tls| listed_twice(host, parts, tls, winner)).collect()
+}
+
+/// The hosts of others that a wildcard would take which an older Ingress adds. The wildcard and the hosts that it
+/// names itself are theirs who have them now, by [`judge`]; this one's age would move what is below.
+fn takeovers(translator: &Translator, parts: &Parts, before: Option<&Parts>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for host in parts.hosts() {
+        let HostPattern::Wildcard(rest) = &host else { continue };
+        let had = before.is_some_and(|before| !before.rules_of(&host).is_empty());
+        if had || parts.rules_of(&host).is_empty() {
+            continue;
+        }
+        let taken = |below: &&HostPattern| {
+            let owner = translator.owner(below);
+            owner.is_some_and(|owner| !owner.admits(&parts.name) && parts.age() < *owner.claim)
+        };
+        let Some(below) = translator.wildcards.below(rest).find(taken) else { continue };
+        let what = format!("host `{host}` would take `{below}` from another namespace, as this Ingress is older");
+        let fix = "put the wildcard into an Ingress of its own; --strict-host-ownership is on";
+        let object = ObjectRef::new(Kind::Ingress, &parts.name);
+        let places = parts.places(&host).into_iter();
+        problems.extend(places.map(|field| Problem::new(object.clone(), field, what.clone(), fix)));
+    }
+    problems
+}
+
+/// What the Ingress names that isn't there, and may come yet.
+fn missing(parts: &Parts, resources: &Resources) -> Vec<Problem> {
+    let object = ObjectRef::new(Kind::Ingress, &parts.name);
+    let backends = parts.backends.iter().filter_map(|(key, field)| {
+        let missing = service::find(key, resources).err()?;
+        Some(missing.at(&(object.clone(), field)))
+    });
+    backends.chain(parts.tls.iter().filter_map(|tls| secret_problem(parts, tls, resources))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::translate::Settings;
+
+    const OLD: &str = "2001-01-01T00:00:00Z";
+    const YOUNG: &str = "2002-01-01T00:00:00Z";
+
+    fn read(value: Value) -> networking::Ingress {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// `montague/name` with these rules, each a host and a path.
+    fn ingress(name: &str, created: Option<&str>, rules: &[(&str, &str)]) -> Value {
+        let (namespace, name) = name.split_once('/').unwrap();
+        let backend = json!({ "service": { "name": "app", "port": { "number": 80 } } });
+        let path = |path: &str| json!({ "path": path, "pathType": "Prefix", "backend": backend });
+        let rule = |(host, at): &(&str, &str)| json!({ "host": host, "http": { "paths": [path(at)] } });
+        let rules: Vec<Value> = rules.iter().map(rule).collect();
+        let metadata = json!({ "namespace": namespace, "name": name, "creationTimestamp": created });
+        json!({ "metadata": metadata, "spec": { "ingressClassName": "portunus", "rules": rules } })
+    }
+
+    /// Everything that is there, and what is asked about.
+    struct World(Resources, Translator);
+
+    impl World {
+        fn new(strict: bool, ingresses: &[Value]) -> Self {
+            let mut resources = Resources::default();
+            for value in ingresses {
+                resources.apply(read(value.clone()).into());
+            }
+            for namespace in ["montague", "capulet"] {
+                let metadata = json!({ "namespace": namespace, "name": "app" });
+                let service = json!({ "metadata": metadata, "spec": { "ports": [{ "port": 80 }] } });
+                resources.apply(Object::from(
+                    serde_json::from_value::<k8s_openapi::api::core::v1::Service>(service).unwrap(),
+                ));
+            }
+            let mut translator = Translator::new(Settings { strict_host_ownership: strict, ..Settings::default() });
+            translator.update(&mut resources);
+            Self(resources, translator)
+        }
+
+        /// What is refused and what is warned of, as `field: what`.
+        fn review(&self, candidate: &Value) -> (Vec<String>, Vec<String>) {
+            let Review { refused, warnings } = review(&self.1, &self.0, read(candidate.clone()));
+            let lines = |problems: Vec<Problem>| {
+                problems.into_iter().map(|problem| format!("{}: {}", problem.field, problem.what)).collect()
+            };
+            (lines(refused), lines(warnings))
+        }
+    }
+
+    #[test]
+    fn what_only_the_object_can_mend_is_refused_and_what_others_can_is_a_warning() {
+        let mut candidate =
+            ingress("montague/new", None, &[("1.2.3.4", "/"), ("a.example", "/a%00"), ("b.example", "/")]);
+        candidate["spec"]["rules"][2]["http"]["paths"][0]["pathType"] = json!("Regex");
+        candidate["spec"]["defaultBackend"] = json!({ "service": { "name": "gone", "port": { "number": 80 } } });
+        candidate["spec"]["tls"] = json!([{ "hosts": ["a.example"], "secretName": "gone" }]);
+        candidate["metadata"]["annotations"] = json!({
+            "nginx.ingress.kubernetes.io/auth-url": "x",
+            "nginx.ingress.kubernetes.io/proxy-body-size": "8m",
+        });
+        let world = World::new(false, &[]);
+        let (refused, warnings) = world.review(&candidate);
+        let fields = |lines: &[String]| lines.iter().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
+        let refused: Vec<String> = fields(&refused);
+        let auth = "metadata.annotations[nginx.ingress.kubernetes.io/auth-url]";
+        let faulty = ["spec.rules[0].host", "spec.rules[1].http.paths[0].path", "spec.rules[2].http.paths[0].pathType"];
+        assert_eq!(refused, [&[auth][..], &faulty].concat());
+        let warnings: Vec<String> = fields(&warnings);
+        let size = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-body-size]";
+        assert_eq!(warnings, [size, "spec.defaultBackend.service.name", "spec.tls[0].secretName"]);
+        candidate["spec"]["ingressClassName"] = json!("other");
+        assert_eq!(world.review(&candidate), (vec![], vec![]), "not ours");
+    }
+
+    #[test]
+    fn the_place_of_another_ingress_is_refused_also_to_an_older_one() {
+        let held = ingress("montague/held", Some(YOUNG), &[("a.example", "/a")]);
+        let old = ingress("montague/old", Some(OLD), &[("a.example", "/b")]);
+        let world = World::new(false, &[held, old.clone()]);
+        let taken =
+            "spec.rules[0].http.paths[0]: Prefix path `/a` of host `a.example` belongs to Ingress montague/held";
+        let new = ingress("montague/new", None, &[("a.example", "/a/")]);
+        assert_eq!(world.review(&new).0, [taken]);
+        let edited = ingress("montague/old", None, &[("a.example", "/a"), ("a.example", "/b")]);
+        assert_eq!(world.review(&edited).0, [taken]);
+        assert_eq!(world.review(&old).0, Vec::<String>::new());
+        let free = ingress("montague/new", None, &[("a.example", "/c"), ("b.example", "/a")]);
+        assert_eq!(world.review(&free).0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_wrong_before_does_not_hold_up_an_update() {
+        let broken = ingress("montague/broken", Some(OLD), &[("1.2.3.4", "/"), ("a.example", "/")]);
+        let world = World::new(false, std::slice::from_ref(&broken));
+        assert_eq!(world.review(&broken).0.len(), 0);
+        // The same fault elsewhere is the same fault; a second one is another.
+        let moved = ingress("montague/broken", None, &[("b.example", "/"), ("1.2.3.4", "/")]);
+        let (refused, warnings) = world.review(&moved);
+        assert_eq!((refused.len(), warnings.len()), (0, 1), "{warnings:?}");
+        let worse = ingress("montague/broken", None, &[("1.2.3.4", "/"), ("1.2.3.4", "/")]);
+        assert_eq!(world.review(&worse).0.len(), 1);
+        let named = ingress("montague/another", None, &[("1.2.3.4", "/")]);
+        assert_eq!(world.review(&named).0.len(), 1);
+    }
+
+    #[test]
+    fn hosts_of_other_namespaces_are_refused_however_old_the_candidate_is() {
+        let ours = ingress("montague/ours", Some(YOUNG), &[("a.example", "/"), ("b.below.example", "/")]);
+        let old = ingress("capulet/old", Some(OLD), &[("c.example", "/")]);
+        let world = World::new(true, &[ours, old.clone()]);
+        let belongs = |place: &str, host: &str| {
+            format!(
+                "{place}: host `{host}` belongs to namespace `montague`: to Ingress montague/ours, \
+                 which is the oldest to name it"
+            )
+        };
+        let new = ingress("capulet/new", None, &[("a.example", "/other"), ("d.example", "/")]);
+        assert_eq!(world.review(&new).0, [belongs("spec.rules[0].host", "a.example")]);
+        let edited = ingress("capulet/old", None, &[("c.example", "/"), ("a.example", "/")]);
+        assert_eq!(world.review(&edited).0, [belongs("spec.rules[1].host", "a.example")]);
+        let wildcard = "spec.rules[0].host: host `*.below.example` would take `b.below.example` \
+                        from another namespace, as this Ingress is older";
+        let edited = ingress("capulet/old", None, &[("*.below.example", "/")]);
+        assert_eq!(world.review(&edited).0, [wildcard]);
+        // Made new it is younger than what is below it, and takes the rest.
+        let new = ingress("capulet/new", None, &[("*.below.example", "/")]);
+        assert_eq!(world.review(&new).0, Vec::<String>::new());
+        let same_namespace = ingress("montague/new", None, &[("a.example", "/other")]);
+        assert_eq!(world.review(&same_namespace).0, Vec::<String>::new());
+    }
+
+    /// A megabyte and a half is what an object may have; rules of one host and of many, and as many TLS blocks.
+    #[test]
+    fn a_huge_candidate_is_looked_at_once() {
+        let hosts: Vec<String> = (0..12_000).map(|index| format!("h{index}.example")).collect();
+        let rules: Vec<(&str, &str)> = hosts.iter().map(|host| (host.as_str(), "/")).collect();
+        let mut many = ingress("montague/many", None, &rules);
+        many["spec"]["tls"] = hosts.iter().map(|host| json!({ "hosts": [host], "secretName": "gone" })).collect();
+        let paths: Vec<String> = (0..12_000).map(|index| format!("/{}", index % 6_000)).collect();
+        let rules: Vec<(&str, &str)> = paths.iter().map(|path| ("a.example", path.as_str())).collect();
+        let world = World::new(true, &[]);
+        assert_eq!(world.review(&many).1.len(), 12_000);
+        let same = world.review(&ingress("montague/paths", None, &rules)).0;
+        assert_eq!(same, Vec::<String>::new(), "rules that say the same twice");
+    }
+}
