@@ -161,10 +161,11 @@ impl Control {
                 }
                 _ = housekeeping.tick() => {
                     self.publisher.free_retired();
-                    self.note_standing();
                     if let Provider::Cluster(cluster) = &mut self.provider {
+                        cluster.stores.recover();
                         cluster.save(&self.resources.borrow(), SNAPSHOT_PACE);
                     }
+                    self.note_standing();
                 }
                 _ = expiry.tick() => {
                     if let Provider::Folder { folder, .. } = &self.provider && folder.is_incomplete() {
