@@ -121,18 +121,19 @@ impl Control {
     pub fn write(&mut self, client: &Client, writing: &Writing) -> Option<Resignation> {
         let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
-        let (before, live) = (statuses.clone(), cluster.live.clone());
-        let (noted, problems) = (live.clone(), self.translator.clone());
+        let (live, problems) = (cluster.live.clone(), self.translator.clone());
+        let noted = live.clone();
         let sources = Sources {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
-                let differs = |name: &&ObjectName| statuses.get(*name).is_some_and(|says| says != addresses);
-                translator.ingresses().filter(differs).cloned().collect()
+                let differs = |name: &ObjectName| {
+                    let says = statuses.get(name).filter(|says| *says != addresses)?;
+                    Some((name.clone(), says.is_empty()))
+                };
+                translator.ingresses().filter_map(differs).collect()
             }),
             written: Rc::new(move |name| {
-                if before.borrow().get(&name).is_some_and(Vec::is_empty) {
-                    noted.borrow_mut().insert(name);
-                }
+                noted.borrow_mut().insert(name);
             }),
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
