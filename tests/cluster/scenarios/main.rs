@@ -4,5 +4,11 @@
 
 #![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
 
+mod certificates;
+mod conditions;
 mod harness;
+mod outage;
+mod rolling;
+mod scope;
+mod status;
 mod ways;

@@ -1,5 +1,6 @@
 //! What the scenarios share: the cluster they run in, Portunus in it, clients inside and outside, and load.
 
+pub mod access;
 pub mod client;
 pub mod cluster;
 pub mod instance;
@@ -12,6 +13,9 @@ pub mod certificates;
 #[path = "../../../it/harness/h1.rs"]
 #[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
 pub mod h1;
+#[path = "../../../it/harness/tls.rs"]
+#[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
+pub mod tls;
 #[path = "../../../it/harness/wire.rs"]
 #[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
 pub mod wire;
