@@ -5,4 +5,5 @@
 #![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
 
 mod harness;
+mod scale;
 mod ways;

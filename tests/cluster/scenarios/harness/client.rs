@@ -49,6 +49,15 @@ pub fn echo(address: SocketAddr, host: &str, target: &str) -> Echo {
     })
 }
 
+/// The text of the answer to a GET of `/`, once it is answered with 200.
+#[track_caller]
+pub fn echo_text(address: SocketAddr, host: &str) -> String {
+    eventually(&format!("200 for {host}"), || {
+        let response = get(address, host, "/").ok()?;
+        (response.status == 200).then(|| response.text())
+    })
+}
+
 /// The status of a GET.
 #[track_caller]
 pub fn status(address: SocketAddr, host: &str, target: &str) -> u16 {
