@@ -5,5 +5,6 @@
 #![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
 
 mod harness;
+mod image;
 mod scale;
 mod ways;

@@ -68,13 +68,12 @@ fn ingress_of(index: usize, service: usize, secret: bool) -> Value {
     ingress
 }
 
-/// Makes all objects; the API server is asked by several at once.
-fn make(cluster: &Cluster, objects: impl Iterator<Item = Value>) {
-    cluster.block_on(async {
-        futures_util::stream::iter(objects)
-            .for_each_concurrent(WRITERS, |object| async move { cluster.put_later(&object).await })
-            .await;
-    });
+/// Makes or changes all objects; the API server is asked by several at once.
+fn write(cluster: &Cluster, objects: impl Iterator<Item = Value>, there: bool) {
+    let one = |object: Value| async move {
+        if there { cluster.put_later(&object).await } else { cluster.create_later(&object).await }
+    };
+    cluster.block_on(futures_util::stream::iter(objects).for_each_concurrent(WRITERS, one));
 }
 
 /// Ingresses `from..to`, each with a Service and a slice of its own.
@@ -84,7 +83,7 @@ fn populate(cluster: &Cluster, from: usize, to: usize, address: SocketAddr) {
         let [service, _] = selectorless(&namespace(index), &name, &json!([]));
         [service, slice_of(index, address), ingress_of(index, index, false)]
     };
-    make(cluster, (from..to).flat_map(of));
+    write(cluster, (from..to).flat_map(of), false);
 }
 
 /// TLS Secrets for the first `count` Ingresses.
@@ -93,9 +92,11 @@ fn secure(cluster: &Cluster, count: usize) {
     let of = |index: usize| {
         let identity = authority.leaf(&[&format!("host-{index}.test")]);
         let secret = tls_secret(&namespace(index), &format!("tls-{index}"), &identity.chain_pem, &identity.key_pem);
-        [secret, ingress_of(index, index, true)]
+        (secret, ingress_of(index, index, true))
     };
-    make(cluster, (0..count).flat_map(of));
+    let (secrets, ingresses): (Vec<_>, Vec<_>) = (0..count).map(of).unzip();
+    write(cluster, secrets.into_iter(), false);
+    write(cluster, ingresses.into_iter(), true);
 }
 
 /// Starts Portunus; returns it with the time until it was ready.
@@ -205,7 +206,7 @@ fn ingresses_to_traffic(cluster: &Cluster, portunus: &Instance, samples: usize, 
 /// The same memory after many changes as before: what a table leaves behind is freed.
 fn memory_after_changes(cluster: &Cluster, portunus: &Instance, changes: usize, all: usize, to: [SocketAddr; 2]) {
     let change = |from: usize, count: usize| {
-        make(cluster, (from..from + count).map(|at| slice_of(at * 7 % all, to[(at / all + at) % 2])));
+        write(cluster, (from..from + count).map(|at| slice_of(at * 7 % all, to[(at / all + at) % 2])), true);
         eventually("an end of the changes", || {
             let before = portunus.metric("portunus_table_generation");
             std::thread::sleep(Duration::from_millis(200));
