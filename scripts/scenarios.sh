@@ -14,8 +14,12 @@ if [[ ${1:-} == --runner ]]; then
     portunus=$(dirname "$program")/../portunus
     exec scripts/cluster.sh run "${without[@]}" --image "portunus=$portunus" -- "$program" "$@"
 fi
-profile=()
-[[ ${PORTUNUS_PROFILE:-} != release ]] || profile=(--release)
+profile=() folder=debug
+[[ ${PORTUNUS_PROFILE:-} != release ]] || profile=(--release) folder=release
+# The program as the Dockerfile has it: without a library of the system's. Only the last step differs.
+export PORTUNUS_STATIC=$PWD/target/tools/portunus-static
+cargo rustc "${profile[@]}" --quiet --bin portunus -- -C target-feature=+crt-static
+cp "${CARGO_TARGET_DIR:-target}/$folder/portunus" "$PORTUNUS_STATIC"
 runner="target.'cfg(all())'.runner=['$PWD/scripts/scenarios.sh', '--runner']"
 # One after the other: some take the API server away.
 exec cargo test "${profile[@]}" --config "$runner" --test cluster -- --test-threads=1 "$@"

@@ -126,11 +126,11 @@ impl Control {
         let sources = Sources {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
-                let differs = |name: &&ObjectName| statuses.get(*name).is_some_and(|says| says != addresses);
+                let differs = |name: &&ObjectName| statuses.of(name) != addresses;
                 translator.ingresses().filter(differs).cloned().collect()
             }),
             written: Rc::new(move |name| {
-                if before.borrow().get(&name).is_some_and(Vec::is_empty) {
+                if before.borrow().of(&name).is_empty() {
                     noted.borrow_mut().insert(name);
                 }
             }),

@@ -24,8 +24,8 @@ pub(super) struct Parts {
     pub(super) tls: Vec<Tls>,
     /// The places in `tls` that list a host, in order.
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
-    /// Each backend, and the first field that names it.
-    pub(super) backends: BTreeMap<BackendKey, String>,
+    /// Each backend, and the first field that names it; sorted.
+    pub(super) backends: Vec<(BackendKey, String)>,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -56,7 +56,7 @@ impl Parts {
             rules: Vec::new(),
             tls: Vec::new(),
             listed: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            backends: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -88,6 +88,12 @@ impl Parts {
         parts.read_annotations(ingress, settings);
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts.backends.dedup_by(|(later, _), (first, _)| later == first);
+        // There are many, and they stay.
+        parts.rules.shrink_to_fit();
+        parts.backends.shrink_to_fit();
+        parts.tls.shrink_to_fit();
         parts
     }
 
@@ -121,6 +127,12 @@ impl Parts {
         // The default backend names no host but through other fields, if there are any.
         let named: BTreeSet<String> = all.iter().filter(|field| field.contains(']')).cloned().collect();
         if named.is_empty() || *host == HostPattern::Any { all } else { named }
+    }
+
+    /// The first field that names the backend.
+    pub(super) fn field_of(&self, key: &BackendKey) -> &str {
+        let at = self.backends.binary_search_by(|(other, _)| other.cmp(key));
+        &self.backends[at.expect("it is asked of those that name it")].1
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
@@ -186,7 +198,7 @@ impl Parts {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
                 let key = BackendKey { service, port: port.clone() };
-                self.backends.entry(key.clone()).or_insert(field);
+                self.backends.push((key.clone(), field));
                 Some(key)
             }
             BackendSpec::Unusable { field: inner, what } => {
@@ -287,6 +299,7 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
             }
         }
     }
+    rules.shrink_to_fit();
     let certificate = certificate(pattern, ingresses, resources, &mut problems);
     (Host { pattern: pattern.clone(), rules, certificate }, problems)
 }

@@ -148,10 +148,10 @@ impl From<networking::Ingress> for Object {
         let spec = object.spec.unwrap_or_default();
         let rule = |rule: networking::IngressRule| IngressRule {
             host: rule.host.unwrap_or_default(),
-            paths: rule.http.map(|http| http.paths).unwrap_or_default().into_iter().map(Into::into).collect(),
+            paths: exactly(rule.http.map(|http| http.paths), Into::into),
         };
         let tls = |tls: networking::IngressTLS| IngressTls {
-            hosts: tls.hosts.unwrap_or_default(),
+            hosts: exactly(tls.hosts, |host| host),
             secret: tls.secret_name.filter(|name| !name.is_empty()),
         };
         Self::Ingress(Ingress {
@@ -161,8 +161,8 @@ impl From<networking::Ingress> for Object {
             legacy_class: annotation(&object.metadata, LEGACY_CLASS),
             annotations: annotation_names(&object.metadata),
             default_backend: spec.default_backend.map(Into::into),
-            rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
-            tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),
+            rules: exactly(spec.rules, rule),
+            tls: exactly(spec.tls, tls),
         })
     }
 }
@@ -238,7 +238,10 @@ impl From<core::Service> for Object {
         Self::Service(Service {
             name: name(&object.metadata),
             external_name: external.then(|| spec.external_name.unwrap_or_default()),
-            ports: spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect(),
+            ports: exactly(
+                Some(spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect()),
+                |port| port,
+            ),
         })
     }
 }
@@ -250,7 +253,7 @@ impl From<discovery::EndpointSlice> for Object {
             let conditions = endpoint.conditions.unwrap_or_default();
             // discovery.k8s.io/v1, EndpointConditions: unknown means ready and serving, and not terminating.
             SliceEndpoint {
-                addresses: endpoint.addresses,
+                addresses: exactly(Some(endpoint.addresses), |address| address),
                 ready: conditions.ready.unwrap_or(true),
                 serving: conditions.serving.unwrap_or(true),
                 terminating: conditions.terminating.unwrap_or(false),
@@ -263,8 +266,8 @@ impl From<discovery::EndpointSlice> for Object {
         Self::EndpointSlice(EndpointSlice {
             name: name(&object.metadata),
             service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
-            ports: object.ports.unwrap_or_default().into_iter().map(port).collect(),
-            endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+            ports: exactly(object.ports, port),
+            endpoints: exactly(object.endpoints, endpoint),
         })
     }
 }
@@ -295,6 +298,14 @@ impl Object {
             Self::Namespace(name) => ObjectRef::new(Kind::Namespace, name),
         }
     }
+}
+
+/// As long as it must be. What is read from JSON has room for more, and `collect` would keep that room.
+fn exactly<A, B>(items: Option<Vec<A>>, convert: impl FnMut(A) -> B) -> Vec<B> {
+    let items = items.unwrap_or_default();
+    let mut all = Vec::with_capacity(items.len());
+    all.extend(items.into_iter().map(convert));
+    all
 }
 
 fn port_number(number: i32) -> Option<u16> {

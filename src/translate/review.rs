@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::networking::v1 as networking;
 
+use super::few::Few;
 use super::ingress::{Parts, Tls, conflict, listed_twice, secret_problem};
 use super::object::Object;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -114,7 +115,7 @@ fn taken_certificate(translator: &Translator, parts: &Parts, host: &HostPattern)
         return Vec::new();
     }
     let owner = translator.owner(host);
-    let claims = translator.by_host.get(host).into_iter().flatten().map(|(_, name)| name);
+    let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let admitted = claims.filter(|name| owner.as_ref().is_none_or(|owner| owner.admits(name)));
     let first = |parts| -> Option<(&Parts, &Tls)> { Some((parts, Parts::listing(parts, host).next()?)) };
     let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(first);

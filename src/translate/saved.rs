@@ -60,7 +60,7 @@ impl Resources {
             ingresses: self.ingresses.values().collect(),
             classes: self.classes.iter().collect(),
             services: self.services.values().collect(),
-            slices: self.slices.values().flat_map(|slices| slices.values()).collect(),
+            slices: self.slices.values().flatten().collect(),
             secrets: self
                 .secrets
                 .iter()

@@ -126,7 +126,7 @@ fn endpoints(
     let mut ready = BTreeSet::new();
     let mut leaving = BTreeSet::new();
     let mut misnamed = None;
-    for slice in resources.slices.get(&service.name).into_iter().flat_map(|slices| slices.values()) {
+    for slice in resources.slices.get(&service.name).into_iter().flatten() {
         let Some(slice_port) = slice.ports.iter().find(|candidate| candidate.name == port.name) else {
             misnamed = misnamed.or((!slice.ports.is_empty()).then_some(slice));
             continue;
