@@ -22,6 +22,7 @@ use crate::model::{Changed, ObjectName};
 use crate::resolve::{Names, Resolved};
 use crate::table::Publisher;
 use crate::translate::{Resources, Settings, Translator};
+use crate::upstream::SessionKey;
 
 /// How often replaced tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -81,13 +82,19 @@ impl Provider {
 }
 
 impl Control {
-    pub fn new(settings: Settings, provider: Provider, name_server: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: Settings,
+        provider: Provider,
+        name_server: Option<SocketAddr>,
+        key: SessionKey,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (names, resolved) = Names::new(name_server);
         Self {
             provider,
             resources: Rc::default(),
             translator: Rc::new(RefCell::new(Translator::new(settings))),
-            publisher: Publisher::new(metrics.clone()),
+            publisher: Publisher::new(metrics.clone(), key),
             names,
             resolved,
             problems: Rc::default(),

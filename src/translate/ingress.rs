@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Settings;
-use super::annotations;
+use super::annotations::{self, Fault, Status, Values, affinity};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -26,6 +26,8 @@ pub(super) struct Parts {
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
+    /// Sessions stay with their endpoints.
+    pub(super) affinity: bool,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -57,6 +59,7 @@ impl Parts {
             tls: Vec::new(),
             listed: BTreeMap::new(),
             backends: Vec::new(),
+            affinity: false,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -225,16 +228,36 @@ impl Parts {
     /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer.
     fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
         let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
-        self.rules
-            .push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field, holds: false }));
+        let rule = Rule { source: self.name.clone(), path, backends, affinity: None };
+        self.rules.push((host, Located { rule, field, holds: false }));
     }
 
-    /// No annotation is honoured yet. Without one that restricts access, the routes would be open.
+    /// What is honoured changes the rules; what is not is said, and closes them if they would be open without it.
     fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings) {
-        for name in &ingress.annotations {
+        let mut values = Values::new(&ingress.annotations);
+        if let Some(sessions) = affinity::read(&mut values) {
+            self.affinity = true;
+            for (_, Located { rule, .. }) in &mut self.rules {
+                rule.affinity = Some(sessions.of(rule.path.as_ref()));
+            }
+        }
+        for Fault { name, what, fix, invalid } in values.faults {
+            let object = ObjectRef::new(Kind::Ingress, &self.name);
+            let field = format!("metadata.annotations[{}{name}]", annotations::PREFIX);
+            let problems = if invalid { &mut self.problems } else { &mut self.warnings };
+            problems.push(Problem::new(object, field, what, fix));
+        }
+        for (name, _) in &ingress.annotations {
+            let row = annotations::find(name);
+            let what = match row.map(|row| row.status) {
+                Some(Status::Supported { .. }) => continue,
+                Some(Status::Planned) => "is not supported yet",
+                Some(Status::Never) => "means something to nginx alone, and is not supported",
+                None => "is not known",
+            };
             let key = format!("{}{name}", annotations::PREFIX);
             let field = format!("metadata.annotations[{key}]");
-            let what = format!("`{key}` is not supported yet");
+            let what = format!("`{key}` {what}");
             let object = ObjectRef::new(Kind::Ingress, &self.name);
             if !annotations::restricts(name) {
                 let fix = "remove it, or do without; the rest of the Ingress works";

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use annotations::{ANNOTATIONS, Annotation, PREFIX as ANNOTATION_PREFIX, Status as AnnotationStatus};
 pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
@@ -254,7 +255,8 @@ impl Translator {
         };
         let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers: Vec<_> = names.iter().map(referrer).collect();
-        let (backend, problems) = service::backend(key, &referrers, resources, &self.settings);
+        let sessions = names.iter().any(|name| self.ingresses[name].affinity);
+        let (backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
         keep(&mut self.backend_problems, key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }

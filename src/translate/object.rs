@@ -26,8 +26,8 @@ pub struct Ingress {
     pub created: Option<i64>,
     pub class: Option<String>,
     pub legacy_class: Option<String>,
-    /// Names of ingress-nginx's annotations, without the prefix.
-    pub annotations: Vec<String>,
+    /// ingress-nginx's annotations by name, without the prefix. Values that nobody reads are left out.
+    pub annotations: Vec<(Box<str>, Box<str>)>,
     pub default_backend: Option<BackendSpec>,
     pub rules: Vec<IngressRule>,
     pub tls: Vec<IngressTls>,
@@ -75,6 +75,8 @@ pub struct IngressClass {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: ObjectName,
+    /// What the API server tells the lives of a name apart by; empty in a folder.
+    pub uid: Box<str>,
     pub external_name: Option<String>,
     pub ports: Vec<ServicePort>,
 }
@@ -138,9 +140,10 @@ fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(key).cloned()
 }
 
-fn annotation_names(metadata: &ObjectMeta) -> Vec<String> {
-    let all = metadata.annotations.iter().flat_map(BTreeMap::keys);
-    all.filter_map(|key| key.strip_prefix(annotations::PREFIX)).map(str::to_owned).collect()
+fn annotations_of(metadata: &ObjectMeta) -> Vec<(Box<str>, Box<str>)> {
+    let all = metadata.annotations.iter().flatten();
+    let named = all.filter_map(|(key, value)| Some((key.strip_prefix(annotations::PREFIX)?, &**value)));
+    named.map(|(name, value)| (name.into(), if annotations::is_read(name) { value } else { "" }.into())).collect()
 }
 
 impl From<networking::Ingress> for Object {
@@ -159,7 +162,7 @@ impl From<networking::Ingress> for Object {
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             class: spec.ingress_class_name,
             legacy_class: annotation(&object.metadata, LEGACY_CLASS),
-            annotations: annotation_names(&object.metadata),
+            annotations: annotations_of(&object.metadata),
             default_backend: spec.default_backend.map(Into::into),
             rules: exactly(spec.rules, rule),
             tls: exactly(spec.tls, tls),
@@ -237,6 +240,7 @@ impl From<core::Service> for Object {
         let external = spec.type_.as_deref() == Some("ExternalName");
         Self::Service(Service {
             name: name(&object.metadata),
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             external_name: external.then(|| spec.external_name.unwrap_or_default()),
             ports: exactly(
                 Some(spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect()),

@@ -225,6 +225,8 @@ mod tests {
         candidate["metadata"]["annotations"] = json!({
             "nginx.ingress.kubernetes.io/auth-url": "x",
             "nginx.ingress.kubernetes.io/proxy-body-size": "8m",
+            "nginx.ingress.kubernetes.io/affinity": "cookie",
+            "nginx.ingress.kubernetes.io/session-cookie-max-age": "1h",
         });
         let world = World::new(false, &[]);
         let (refused, warnings) = world.review(&candidate);
@@ -232,7 +234,8 @@ mod tests {
         let refused: Vec<String> = fields(&refused);
         let auth = "metadata.annotations[nginx.ingress.kubernetes.io/auth-url]";
         let faulty = ["spec.rules[0].host", "spec.rules[1].http.paths[0].path", "spec.rules[2].http.paths[0].pathType"];
-        assert_eq!(refused, [&[auth][..], &faulty].concat());
+        let age = "metadata.annotations[nginx.ingress.kubernetes.io/session-cookie-max-age]";
+        assert_eq!(refused, [&[auth, age][..], &faulty].concat());
         let warnings: Vec<String> = fields(&warnings);
         let size = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-body-size]";
         assert_eq!(warnings, [size, "spec.defaultBackend.service.name", "spec.tls[0].secretName"]);

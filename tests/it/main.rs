@@ -11,6 +11,7 @@
 
 mod access_log;
 mod admin;
+mod affinity;
 mod bad_arguments;
 mod bad_http2;
 mod bad_manifests;
