@@ -4,5 +4,12 @@
 
 #![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
 
+mod bad_objects;
+mod conformance;
+mod deploy;
+mod events;
 mod harness;
+mod helm;
+mod ownership;
+mod romeo;
 mod ways;
