@@ -78,17 +78,19 @@ func (a *Agent) heartbeat(ctx context.Context) {
 	leases := a.Client.CoordinationV1().Leases("kube-node-lease")
 	for {
 		now := metav1.NewMicroTime(time.Now())
-		lease := &coordination.Lease{
-			ObjectMeta: metav1.ObjectMeta{Name: a.Node},
-			Spec: coordination.LeaseSpec{
-				HolderIdentity:       ptr.To(a.Node),
-				LeaseDurationSeconds: ptr.To(int32(leaseDuration / time.Second)),
-				RenewTime:            &now,
-			},
+		spec := coordination.LeaseSpec{
+			HolderIdentity:       ptr.To(a.Node),
+			LeaseDurationSeconds: ptr.To(int32(leaseDuration / time.Second)),
+			RenewTime:            &now,
 		}
-		_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+		// A Lease can only be updated from the version that was read.
+		lease, err := leases.Get(ctx, a.Node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
+			lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.Node}, Spec: spec}
 			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+		} else if err == nil {
+			lease.Spec = spec
+			_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 		}
 		pause := leaseInterval
 		if err != nil {

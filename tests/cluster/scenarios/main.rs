@@ -2,9 +2,14 @@
 //! of its own. `make cluster-test` runs them in a cluster of their own (tests/cluster/README.md), one after the
 //! other: some take the API server away.
 
-#![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
-
+mod bad_objects;
+mod conformance;
+mod deploy;
+mod events;
 mod harness;
+mod helm;
 mod image;
+mod ownership;
+mod romeo;
 mod scale;
 mod ways;

@@ -12,6 +12,9 @@ pub mod certificates;
 #[path = "../../../it/harness/h1.rs"]
 #[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
 pub mod h1;
+#[path = "../../../it/harness/tls.rs"]
+#[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
+pub mod tls;
 #[path = "../../../it/harness/wire.rs"]
 #[allow(dead_code, reason = "shared with the socket tests, which use all of it")]
 pub mod wire;
