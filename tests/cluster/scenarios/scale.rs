@@ -148,7 +148,7 @@ fn ten_thousand_ingresses() {
     secure(cluster, secrets);
     let starts: Vec<Duration> = (0..scale(1, 3)).map(|_| start().1).collect();
     let (portunus, begun) = start();
-    assert_eq!(portunus.metric("portunus_problems"), 0.0);
+    assert!(portunus.metric("portunus_problems") < 1.0, "{}", portunus.log());
     assert_eq!(crate::harness::client::echo_text(portunus.http(), &format!("host-{}.test", all - 1)), "one");
     let median = percentiles([starts, vec![begun]].concat()).0;
     proof(&format!("start with {all} Ingresses, {secrets} Secrets"), &format!("ready in {median:.0?}"), "3 s");
