@@ -110,7 +110,7 @@ fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchang
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-    let session = route.affinity.as_ref().map(|affinity| Session::begin(affinity, upstream, &head.headers));
+    let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
     Ok(Plan { backend, protocol: upstream.protocol, host, upgrade, session })
 }
 

@@ -25,14 +25,14 @@ pub struct Session {
 
 impl Session {
     /// The session that the cookies name, if they name one whose endpoint still serves.
-    pub fn begin(affinity: &Arc<Affinity>, upstream: &Upstream, headers: &HeaderMap) -> Box<Self> {
+    pub fn begin(affinity: &Arc<Affinity>, upstream: &Upstream, headers: &HeaderMap) -> Self {
         let tokens = cookies(headers, affinity.cookie.as_bytes()).filter_map(Token::parse);
         // There are several where paths lie within each other; those of other backends name nothing here.
         let token = tokens.into_iter().find(|token| upstream.session(*token).is_some());
         let cookie = (token.is_none() || affinity.change_on_failure).then(|| affinity.clone());
         let asks = cookie.is_some() && affinity.conditional_none && affinity.same_site == Some(SameSite::None);
         let agent = headers.get(header::USER_AGENT).filter(|_| asks).and_then(|agent| agent.to_str().ok());
-        Box::new(Self { token, cookie, misreads_none: agent.is_some_and(misreads_none), set: None })
+        Self { token, cookie, misreads_none: agent.is_some_and(misreads_none), set: None }
     }
 
     /// The session's endpoint, if it serves by this table.

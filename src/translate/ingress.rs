@@ -226,7 +226,7 @@ impl Parts {
         if let Some(sessions) = affinity::read(&mut values) {
             self.affinity = true;
             for (_, Located { rule, .. }) in &mut self.rules {
-                rule.affinity = Some(sessions.of(rule.path.as_ref()));
+                rule.affinity = Some(Box::new(sessions.of(rule.path.as_ref())));
             }
         }
         for Fault { name, what, fix, invalid } in values.faults {

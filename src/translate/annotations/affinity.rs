@@ -31,12 +31,12 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// The affinity of a rule with this path.
-    pub(crate) fn of(&self, path: Option<&PathMatch>) -> Box<Affinity> {
+    pub(crate) fn of(&self, path: Option<&PathMatch>) -> Affinity {
         let mut affinity = self.affinity.clone();
         if self.by_rule {
             affinity.path = cookie_path(path.map_or("/", |path| &path.value)).into();
         }
-        Box::new(affinity)
+        affinity
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         let all: Vec<_> = all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let mut values = Values::new(&all);
         let sessions = read(&mut values);
-        let affinity = sessions.map(|sessions| *sessions.of(Some(&PathMatch::new(PathKind::Prefix, "/shop/"))));
+        let affinity = sessions.map(|sessions| sessions.of(Some(&PathMatch::new(PathKind::Prefix, "/shop/"))));
         (affinity, values.faults.into_iter().map(|fault| fault.name.to_owned()).collect())
     }
 

@@ -4,5 +4,6 @@
 
 #![allow(dead_code, unused_imports, reason = "until the scenarios use all of it")]
 
+mod affinity;
 mod harness;
 mod ways;
