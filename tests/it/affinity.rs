@@ -326,7 +326,7 @@ fn one_service_of_two_ingresses_keeps_the_sessions_of_one_only() {
     }
     // Taken away and given again, while everything runs.
     portunus.after(|| {
-        folder.write("sticky.yaml", Ingress::new("default", "sticky").host("sticky.test").prefix("/", "app", 80))
+        folder.write("sticky.yaml", Ingress::new("default", "sticky").host("sticky.test").prefix("/", "app", 80));
     });
     assert_eq!(ask("sticky.test", "/", "").header("set-cookie"), None);
     portunus.after(|| folder.write("sticky.yaml", sticky("sticky").host("sticky.test").prefix("/", "app", 80)));

@@ -1,7 +1,8 @@
 //! Scenarios against a real control plane, with Portunus in it as Pods from `deploy/` or as a process with flags
-//! of its own. `make cluster-test` runs them in a cluster of their own (tests/cluster/README.md), one after the
+//! of its own. `make scenarios` runs them in a cluster of their own (tests/cluster/README.md), one after the
 //! other: some take the API server away.
 
+mod affinity;
 mod bad_objects;
 mod conformance;
 mod deploy;

@@ -27,7 +27,7 @@ pub struct Cluster {
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make cluster-test");
+        let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make scenarios");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(async {
