@@ -1,10 +1,10 @@
 # `make` prints what there is. The bodies are in scripts/.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run build quick test proof bench fmt lint deny clean
+.PHONY: help run build quick test scenarios cluster proof bench fmt lint deny clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build, start three backends and Portunus on examples/verona, print what to try
 	@scripts/run.sh
@@ -21,9 +21,18 @@ quick: ## the inner loop: format, lints, tests of the pure code
 test: ## everything that proves the project, small; installs what it needs where it may
 	@scripts/test.sh
 
+scenarios: ## Portunus in a real control plane with a Pod network, on this machine
+	@scripts/scenarios.sh
+
+cluster: ## the same cluster, left up to try things in; prints its kubeconfig
+	cargo build
+	@scripts/cluster.sh up --image portunus=target/debug/portunus
+
 proof: ## the same scenarios at full size, with times, rates and memory beside their goals
 	scripts/grpc.sh
 	PORTUNUS_SCALE=full cargo test --release --test it -- proof:: --nocapture --test-threads=1
+	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full PORTUNUS_CLUSTER_WITHOUT=kube-proxy,coredns scripts/scenarios.sh scale:: --nocapture
+	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full scripts/scenarios.sh --skip scale:: --nocapture
 
 bench: build ## side by side with nginx, HAProxy, Envoy, Traefik and Caddy (takes a while)
 	bash benches/load/setup.sh
@@ -31,11 +40,12 @@ bench: build ## side by side with nginx, HAProxy, Envoy, Traefik and Caddy (take
 
 fmt: ## format the code
 	cargo fmt
-	gofmt -w tests/grpc
+	gofmt -w tests/grpc tests/cluster
 
 lint: ## clippy and go vet
 	cargo clippy --all-targets -- -D warnings
 	cd tests/grpc && go vet ./...
+	cd tests/cluster && go vet ./...
 
 deny: ## check the dependencies: licences, bans, sources, advisories
 	@scripts/setup.sh

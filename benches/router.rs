@@ -17,6 +17,7 @@ use portunus::model::{
     Rule, Snapshot,
 };
 use portunus::table::{Publisher, Table};
+use portunus::upstream::SessionKey;
 
 const SIZES: [usize; 4] = [10, 1_000, 10_000, 100_000];
 const PATHS_PER_HOST: usize = 10;
@@ -45,13 +46,19 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
             backends: vec![BackendRef { backend: key.clone(), weight: 1 }],
+            affinity: None,
         });
     }
     let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {
         (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None }))
     };
-    let backend =
-        Backend { key: key.clone(), protocol: Protocol::Http1, policy: Policy::default(), endpoints: Vec::new() };
+    let backend = Backend {
+        key: key.clone(),
+        protocol: Protocol::Http1,
+        policy: Policy::default(),
+        endpoints: Vec::new(),
+        sessions: None,
+    };
     let snapshot = Snapshot {
         hosts: hosts.into_iter().map(host).collect(),
         backends: [(key.clone(), Arc::new(backend))].into(),
@@ -59,7 +66,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
     };
     let changed =
         Changed { hosts: snapshot.hosts.keys().cloned().collect(), backends: vec![key], ..Changed::default() };
-    let mut publisher = Publisher::new(Metrics::new());
+    let mut publisher = Publisher::new(Metrics::new(), SessionKey::default());
     publisher.publish(&snapshot, &changed);
     publisher.current.load_full()
 }

@@ -13,6 +13,7 @@ use portunus::metrics::Metrics;
 use portunus::model::{Changed, Snapshot};
 use portunus::table::Publisher;
 use portunus::translate::{Object, Resources, Settings, Translator, review};
+use portunus::upstream::SessionKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -102,7 +103,7 @@ impl Control {
         let mut control = Self {
             resources: resources(),
             translator: Translator::new(Settings::default()),
-            publisher: Publisher::new(Metrics::new()),
+            publisher: Publisher::new(Metrics::new(), SessionKey::default()),
             turn: 0,
         };
         assert_eq!(control.publish().hosts.len(), INGRESSES);
@@ -136,7 +137,8 @@ fn from_nothing(count: u64) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..count {
         resources.mark_all();
-        let (mut translator, mut publisher) = (Translator::new(Settings::default()), Publisher::new(Metrics::new()));
+        let mut translator = Translator::new(Settings::default());
+        let mut publisher = Publisher::new(Metrics::new(), SessionKey::default());
         let start = Instant::now();
         let changed = translator.update(&mut resources);
         publisher.publish(translator.snapshot(), &changed);

@@ -14,9 +14,15 @@ step() {
 
 shell_syntax() {
     local script
-    for script in .ci/run scripts/*.sh benches/load/*.sh; do
+    for script in .ci/run scripts/*.sh benches/load/*.sh deploy/webhook/*.sh; do
         bash -n "$script"
     done
+}
+
+test_cluster() {
+    scripts/cluster.sh build
+    test -z "$(gofmt -l tests/cluster tests/grpc | tee /dev/stderr)"
+    go -C tests/cluster vet ./...
 }
 
 examples() {
@@ -33,6 +39,8 @@ step "format" cargo fmt --check
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "dependencies" scripts/deny.sh
 step "gRPC server and client" scripts/grpc.sh
+step "test cluster" test_cluster
 step "examples" examples
-# Last, so that the runner's own closing line closes the output.
+# Last, so that the runner's own closing lines close the output.
+step "scenarios in a cluster" scripts/scenarios.sh
 step "tests" cargo test --lib --test it

@@ -2,6 +2,7 @@
 //! first table made, starts the workers, and drains in the end.
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
 use std::rc::Rc;
@@ -29,10 +30,14 @@ use crate::sockets::Sockets;
 use crate::table::describe;
 use crate::tls;
 use crate::translate::{Settings, review};
-use crate::upstream::PoolSettings;
+use crate::upstream::{PoolSettings, SessionKey};
 
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// 128 bits, as the cookies have; a whole page of text is no key but a mistake.
+const SESSION_KEY_BYTES_MIN: usize = 16;
+const SESSION_KEY_BYTES_MAX: u64 = 4096;
 
 /// What decides how objects are read.
 pub fn settings(objects: &Objects) -> Settings {
@@ -89,7 +94,8 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
         Some(_) => settings(&config.objects),
         None => cluster_settings(&config.cluster, &config.objects),
     };
-    let mut control = Control::new(settings, provider, config.endpoints.resolver, metrics.clone());
+    let key = session_key(config.endpoints.session_key_file.as_deref())?;
+    let mut control = Control::new(settings, provider, config.endpoints.resolver, key, metrics.clone());
     let state = admin_state(&control, metrics.clone(), drain.clone());
     for listener in sockets.admin {
         tokio::task::spawn_local(admin::serve(listener, state.clone()));
@@ -125,6 +131,24 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
         resignation.done().await;
     }
     Ok(())
+}
+
+/// The operator's key for the cookies of sessions, if there is one. A line's end behind it is no part of it.
+fn session_key(path: Option<&Path>) -> Result<SessionKey> {
+    let Some(path) = path else { return Ok(SessionKey::default()) };
+    let file = std::fs::File::open(path);
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| file.take(SESSION_KEY_BYTES_MAX + 1).read_to_end(&mut bytes));
+    read.with_context(|| format!("the session key {} can't be read", path.display()))?;
+    let key = bytes.trim_ascii_end();
+    let fits = bytes.len() as u64 <= SESSION_KEY_BYTES_MAX && key.len() >= SESSION_KEY_BYTES_MIN;
+    anyhow::ensure!(
+        fits,
+        "the session key {} has {}; write {SESSION_KEY_BYTES_MIN} to {SESSION_KEY_BYTES_MAX} random bytes",
+        path.display(),
+        if key.len() < SESSION_KEY_BYTES_MIN { "too few bytes" } else { "too many bytes" }
+    );
+    Ok(SessionKey::new(key))
 }
 
 fn folder(path: &Path) -> Result<Provider> {

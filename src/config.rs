@@ -286,6 +286,9 @@ pub struct Endpoints {
     /// Idle connections kept per endpoint and worker
     #[arg(long, env = "PORTUNUS_UPSTREAM_IDLE_MAX", default_value_t = 256, value_name = "COUNT")]
     pub upstream_idle_max: usize,
+    /// File with a secret, the same in all replicas, that the cookies of sessions are made with
+    #[arg(long, env = "PORTUNUS_SESSION_KEY_FILE", value_name = "FILE")]
+    pub session_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

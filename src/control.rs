@@ -22,6 +22,7 @@ use crate::model::{Changed, ObjectName};
 use crate::resolve::{Names, Resolved};
 use crate::table::Publisher;
 use crate::translate::{Resources, Settings, Translator};
+use crate::upstream::SessionKey;
 
 /// How often replaced tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -81,13 +82,19 @@ impl Provider {
 }
 
 impl Control {
-    pub fn new(settings: Settings, provider: Provider, name_server: Option<SocketAddr>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: Settings,
+        provider: Provider,
+        name_server: Option<SocketAddr>,
+        key: SessionKey,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (names, resolved) = Names::new(name_server);
         Self {
             provider,
             resources: Rc::default(),
             translator: Rc::new(RefCell::new(Translator::new(settings))),
-            publisher: Publisher::new(metrics.clone()),
+            publisher: Publisher::new(metrics.clone(), key),
             names,
             resolved,
             problems: Rc::default(),
@@ -127,8 +134,8 @@ impl Control {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
                 let differs = |name: &ObjectName| {
-                    let says = statuses.get(name).filter(|says| *says != addresses)?;
-                    Some((name.clone(), says.is_empty()))
+                    let says = statuses.of(name);
+                    (says != addresses).then(|| (name.clone(), says.is_empty()))
                 };
                 translator.ingresses().filter_map(differs).collect()
             }),

@@ -10,10 +10,10 @@ use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, default_certificate};
-use crate::upstream::{Registry, Slot, SlotId, Upstream};
+use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct Route {
     /// `namespace/name` of the object that asked for it.
     pub label: Arc<str>,
     pub id: RouteId,
+    pub affinity: Option<Arc<Affinity>>,
     backends: Vec<(Arc<Slot>, u32)>,
     weight: u32,
 }
@@ -93,7 +94,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// `key` is what the cookies of sessions are made with.
+    pub fn new(metrics: Arc<Metrics>, key: SessionKey) -> Self {
         let self_signed = default_certificate();
         metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let empty = Table {
@@ -105,14 +107,7 @@ impl Publisher {
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self {
-            current,
-            registry: Registry::default(),
-            slots: HashMap::new(),
-            self_signed,
-            metrics,
-            retired: Vec::new(),
-        }
+        Self { current, registry: Registry::new(key), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.
@@ -180,7 +175,8 @@ impl Publisher {
         let slot = |backend: &BackendRef| Some((self.slots.get(&backend.backend)?.clone(), backend.weight));
         let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
         let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
-        Route { id: self.metrics.route(&label), label: label.into(), backends, weight }
+        let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
+        Route { id: self.metrics.route(&label), label: label.into(), affinity, backends, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {
@@ -204,7 +200,7 @@ impl Publisher {
 
 fn epochs(upstreams: &[Option<Arc<Upstream>>]) -> Vec<u64> {
     let mut epochs = Vec::new();
-    for endpoint in upstreams.iter().flatten().flat_map(|upstream| &upstream.endpoints) {
+    for endpoint in upstreams.iter().flatten().flat_map(|upstream| upstream.all_endpoints()) {
         let slot = &endpoint.slot;
         if epochs.len() <= slot.index {
             epochs.resize(slot.index + 1, 0);

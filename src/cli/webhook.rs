@@ -10,6 +10,7 @@ use crate::control::Control;
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::sockets::Sockets;
+use crate::upstream::SessionKey;
 
 /// Runs until a signal ends it.
 pub fn run(config: &WebhookServer) -> Result<()> {
@@ -23,7 +24,9 @@ async fn serve(config: &WebhookServer) -> Result<()> {
     let sockets = Sockets::default().bind_control(admin_listen, webhook)?;
     anyhow::ensure!(!sockets.webhook.is_empty(), "nothing to serve; write --webhook-listen ADDR:PORT");
     let (metrics, drain) = (Metrics::new(), Drain::new());
-    let mut control = Control::new(app::cluster_settings(cluster, objects), provider, None, metrics.clone());
+    // Nobody is sent anywhere, so that no cookie is ever made.
+    let (settings, key) = (app::cluster_settings(cluster, objects), SessionKey::default());
+    let mut control = Control::new(settings, provider, None, key, metrics.clone());
     let state = app::admin_state(&control, metrics, drain.clone());
     for listener in sockets.admin {
         tokio::task::spawn_local(admin::serve(listener, state.clone()));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -27,6 +27,8 @@ use crate::translate::{Kind, ObjectRef, Problem};
 const PACE: Duration = Duration::from_millis(50);
 /// What could not be written is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(10);
+/// Within this time after a leader is gone another one leads.
+const SUCCESSION: Duration = Duration::from_secs(60);
 /// Longest note (events.k8s.io/v1), in bytes.
 const NOTE_MAX: usize = 1024;
 /// Longest action, in bytes.
@@ -56,10 +58,16 @@ pub async fn write(
     live: Live,
 ) {
     let mut told: HashSet<u64> = HashSet::new();
+    let mut waiting: Vec<(Instant, BTreeSet<ObjectName>)> = Vec::new();
     loop {
-        let news = news(&problems(), &live(), &mut told);
-        // A replica that doesn't lead stays silent, and speaks of all that is wrong when it does.
+        waiting.push((Instant::now(), live()));
+        // A replica that doesn't lead stays silent, and speaks of all that is wrong when it does; what became live
+        // longer ago has been told by another.
+        waiting.retain(|(since, ingresses)| since.elapsed() < SUCCESSION && !ingresses.is_empty());
+        let live = waiting.iter().flat_map(|(_, ingresses)| ingresses).cloned().collect();
+        let news = news(&problems(), &live, &mut told);
         if *leader.borrow_and_update() {
+            waiting.clear();
             publish_all(&client, &reporter, &leader, news, &mut told).await;
         } else {
             told.clear();

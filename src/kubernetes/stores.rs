@@ -55,12 +55,35 @@ pub struct Scope {
 pub struct Stores {
     changes: SelectAll<BoxStream<'static, (usize, Change)>>,
     sources: Vec<Source>,
-    /// What the status of each Ingress says: its addresses.
-    pub statuses: Rc<RefCell<BTreeMap<ObjectName, Vec<Address>>>>,
+    pub statuses: Rc<RefCell<Statuses>>,
     /// Something has been applied that [`Stores::changed`] has not told of yet.
     pending: bool,
     /// Watches that failed, since the process began.
     pub failures: u64,
+}
+
+/// What the status of each Ingress says: its addresses. Most say the same, and one that says nothing isn't here.
+#[derive(Debug, Default)]
+pub struct Statuses {
+    all: BTreeMap<ObjectName, Rc<[Address]>>,
+    last: Rc<[Address]>,
+}
+
+impl Statuses {
+    pub fn of(&self, ingress: &ObjectName) -> &[Address] {
+        self.all.get(ingress).map_or(&[], |addresses| addresses)
+    }
+
+    fn set(&mut self, ingress: ObjectName, addresses: &[Address]) {
+        if addresses.is_empty() {
+            self.all.remove(&ingress);
+            return;
+        }
+        if *self.last != *addresses {
+            self.last = addresses.into();
+        }
+        self.all.insert(ingress, self.last.clone());
+    }
 }
 
 /// One watch.
@@ -215,14 +238,14 @@ impl Stores {
                 let listed = source.listed.take().unwrap_or_default();
                 resources.retain(kind, |name| covers.has(name), &listed);
                 if kind == Kind::Ingress {
-                    self.statuses.borrow_mut().retain(|name, _| !covers.has(name) || listed.contains(name));
+                    self.statuses.borrow_mut().all.retain(|name, _| !covers.has(name) || listed.contains(name));
                 }
             }
             Change::Applied(item) => self.take(item, resources),
             Change::Removed(name) => {
                 let kind = source.kind;
                 if kind == Kind::Ingress {
-                    self.statuses.borrow_mut().remove(&name);
+                    self.statuses.borrow_mut().all.remove(&name);
                 }
                 resources.remove(&ObjectRef { kind, name });
             }
@@ -239,7 +262,7 @@ impl Stores {
     fn take(&mut self, item: Item, resources: &mut Resources) {
         let Some(object) = item.object else { return };
         if let Object::Ingress(_) = &object {
-            self.statuses.borrow_mut().insert(item.name, item.status);
+            self.statuses.borrow_mut().set(item.name, &item.status);
         }
         resources.apply(object);
     }

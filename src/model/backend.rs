@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::ObjectName;
+use super::{ObjectName, Sessions};
 use crate::balance::Policy;
 
 /// A port of a Service as an Ingress names it.
@@ -71,4 +71,7 @@ pub struct Backend {
     pub policy: Policy,
     /// Sorted by address, each address once. Empty: requests get 503.
     pub endpoints: Vec<Endpoint>,
+    /// Only if a rule asks for affinity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Box<Sessions>>,
 }

@@ -2,6 +2,7 @@
 //! Kubernetes, sockets or clocks; every value compares with `==`, so that "did anything change?" is a question
 //! about data. [`Snapshot`] is the whole of it: `translate` writes it, `Table` is compiled from it.
 
+mod affinity;
 mod backend;
 mod certificate;
 mod host;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use affinity::{Affinity, SameSite, Seed, Sessions};
 pub use backend::{Backend, BackendKey, Endpoint, PortRef, Protocol};
 pub use certificate::{Certificate, PrivateKey};
 pub use host::{Host, HostPattern, InvalidHost};

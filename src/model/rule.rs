@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{BackendKey, ObjectName};
+use super::{Affinity, BackendKey, ObjectName};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -47,4 +47,7 @@ pub struct Rule {
     /// `None` takes what no other rule of the host matched (an Ingress's `defaultBackend`).
     pub path: Option<PathMatch>,
     pub backends: Vec<BackendRef>,
+    /// Sessions stay with their endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Box<Affinity>>,
 }

@@ -207,7 +207,7 @@ pub struct Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAddr, listener: Listener) {
-    let Listener { port, secure, proxy_protocol } = listener;
+    let Listener { port: _, secure, proxy_protocol } = listener;
     let client = client.ip().to_canonical();
     let (client, trusted) = if proxy_protocol {
         // Boxed: other connections are not to move what it takes.
@@ -238,7 +238,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
     let connection = Rc::new(Connection {
         worker: worker.clone(),
         activity,
-        peer: peer(client, trusted, port, secure),
+        peer: peer(client, trusted, secure),
         secure,
         server_name,
         tunnel: RefCell::new(None),
@@ -255,13 +255,13 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
     if http2 { serve_http2(connection, io).await } else { serve_http1(connection, io).await }
 }
 
-fn peer(address: IpAddr, trusted: bool, port: u16, secure: bool) -> Peer {
+fn peer(address: IpAddr, trusted: bool, secure: bool) -> Peer {
     let value = HeaderValue::from_str(&address.to_string()).expect("an address is a value");
     Peer {
         address,
         value,
         proto: HeaderValue::from_static(if secure { "https" } else { "http" }),
-        port: HeaderValue::from(port),
+        port: HeaderValue::from_static(if secure { "443" } else { "80" }),
         trusted,
     }
 }

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::headers;
 use super::retry::Kept;
 use super::send::{Answer, Outgoing, SendError, send};
+use super::session::Session;
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
@@ -37,12 +38,15 @@ pub struct Plan {
     pub host: HeaderValue,
     /// The protocol that the connection is to be upgraded to.
     pub upgrade: Option<HeaderValue>,
+    /// Only if the route has affinity.
+    pub session: Option<Box<Session>>,
 }
 
 /// What a request has been through.
 struct Attempts {
     /// What balances it: the client's address.
     client: u64,
+    session: Option<Box<Session>>,
     /// Endpoints, by slot, that could not be reached.
     tried: Vec<usize>,
     /// Kept-alive connections that were gone.
@@ -73,7 +77,7 @@ struct Carrier {
 
 pub async fn forward(
     table: Held,
-    plan: Plan,
+    mut plan: Plan,
     request: &mut Outgoing,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
@@ -83,7 +87,7 @@ pub async fn forward(
     let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
     let timer = worker.clock.timer();
     let kept = request.as_ref().and_then(|request| worker.heads.keep(request));
-    let mut attempts = Attempts::new(client, kept);
+    let mut attempts = Attempts::new(client, plan.session.take(), kept);
     let mut table = Some(table);
     loop {
         // A request that comes back goes by the table of then.
@@ -106,7 +110,13 @@ pub async fn forward(
                 if let Some(kept) = attempts.kept {
                     worker.heads.put_back(kept);
                 }
-                return answered(answer, upgrade, timer, exchange);
+                let secure = connection.secure;
+                let cookie = attempts.session.and_then(|session| session.set_cookie(secure));
+                let mut response = answered(answer, upgrade, timer, exchange)?;
+                if let Some(cookie) = cookie {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                return Ok(response);
             }
             Err(failed) => {
                 if let Err(error) = attempts.again(&failed, carrier, request, &mut exchange) {
@@ -118,9 +128,9 @@ pub async fn forward(
 }
 
 impl Attempts {
-    fn new(client: u64, kept: Option<Kept>) -> Self {
+    fn new(client: u64, session: Option<Box<Session>>, kept: Option<Kept>) -> Self {
         let (tried, failure) = (Vec::new(), Error::NoEndpoint);
-        Self { client, tried, stale: 0, timeouts: 0, kept, broke: None, failure }
+        Self { client, session, tried, stale: 0, timeouts: 0, kept, broke: None, failure }
     }
 
     /// Makes the request ready to be sent again, or says why it ends here.
@@ -168,8 +178,18 @@ impl Attempts {
         Err(error)
     }
 
-    /// An endpoint that was not tried, by its index. The one that broke comes last.
-    fn pick(&self, upstream: &Upstream, pools: &Pools) -> Option<usize> {
+    /// An endpoint that was not tried: that of the session, or any. The one that broke comes last.
+    fn pick<'u>(&mut self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
+        let Some(session) = &self.session else { return self.balance(upstream, pools) };
+        let broke = self.broke.map(|carrier| carrier.endpoint.index);
+        let passed = |slot: usize| self.tried.contains(&slot) || broke == Some(slot);
+        let own = session.endpoint(upstream).filter(|endpoint| !passed(endpoint.slot.index));
+        let endpoint = own.or_else(|| self.balance(upstream, pools))?;
+        self.session.iter_mut().for_each(|session| session.goes_to(upstream, endpoint));
+        Some(endpoint)
+    }
+
+    fn balance<'u>(&self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
         let without = |broke: Option<usize>| -> Vec<usize> {
             let passed = |slot: usize| self.tried.contains(&slot) || broke == Some(slot);
             match (&self.tried[..], broke) {
@@ -179,7 +199,8 @@ impl Attempts {
         };
         let broke = self.broke.map(|carrier| carrier.endpoint.index);
         let other = pools.pick(upstream, self.client, &without(broke));
-        other.or_else(|| broke.and_then(|_| pools.pick(upstream, self.client, &without(None))))
+        let index = other.or_else(|| broke.and_then(|_| pools.pick(upstream, self.client, &without(None))))?;
+        Some(&upstream.endpoints[index])
     }
 
     /// Whether the request gets a new connection. There is but one more try, and one that is kept alive may be
@@ -201,8 +222,7 @@ async fn reach(
     let worker = &connection.worker;
     let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
     loop {
-        let Some(index) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
-        let endpoint = &upstream.endpoints[index];
+        let Some(endpoint) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
         let begun = exchange.record.is_some().then(Instant::now);
         let acquired = match (alone, attempts.wants_fresh()) {
             (true, _) => worker.pools.connect_alone(upstream, endpoint).await,

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, X_GENERATION};
+use super::session::Session;
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
 use crate::upstream::RequestBody;
@@ -109,7 +110,8 @@ fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchang
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-    Ok(Plan { backend, protocol: upstream.protocol, host, upgrade })
+    let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
+    Ok(Plan { backend, protocol: upstream.protocol, host, upgrade, session })
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

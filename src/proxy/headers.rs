@@ -95,6 +95,7 @@ pub struct Peer {
     /// The address as a field value, made once a connection.
     pub value: HeaderValue,
     pub proto: HeaderValue,
+    /// The scheme's own, for requests that name none.
     pub port: HeaderValue,
     /// The address is in `--trusted-proxies`, and what it says of the client counts.
     pub trusted: bool,
@@ -281,8 +282,21 @@ pub fn add_forwarding(headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue, 
     }
     insert(headers, X_FORWARDED_PROTO, &peer.proto, peer.trusted);
     insert(headers, X_FORWARDED_HOST, host, peer.trusted);
-    insert(headers, X_FORWARDED_PORT, &peer.port, peer.trusted);
+    // Behind a Service or a load balancer the client knows another port than ours: the one that it asks for.
+    match port(host) {
+        None => insert(headers, X_FORWARDED_PORT, &peer.port, peer.trusted),
+        Some(port) => insert(headers, X_FORWARDED_PORT, &port, peer.trusted),
+    }
     client
+}
+
+/// The port that `Host` names.
+fn port(host: &HeaderValue) -> Option<HeaderValue> {
+    let bytes = host.as_bytes();
+    let port = &bytes[bytes.iter().rposition(|byte| *byte == b':')? + 1..];
+    // The last colon of a bare IPv6 address is followed by the bracket.
+    let is_port = !port.is_empty() && port.iter().all(u8::is_ascii_digit);
+    is_port.then(|| HeaderValue::from_bytes(port).expect("digits are a value"))
 }
 
 /// Sets a field; what a trusted peer has set stays.

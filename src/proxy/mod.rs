@@ -14,6 +14,7 @@ mod listener;
 mod proxy_protocol;
 mod retry;
 mod send;
+mod session;
 mod upgrade;
 mod worker;
 

@@ -11,7 +11,10 @@ use crate::model::{PathKind, PathMatch};
 /// The compiled paths of one host; finds the index of a rule.
 #[derive(Debug)]
 pub struct Paths {
-    tree: matchit::Router<usize>,
+    /// All but Prefix `/`. Most hosts have nothing else, and need no tree.
+    tree: Option<Box<matchit::Router<usize>>>,
+    /// Prefix `/`, which every path of the tree goes before.
+    root: Option<usize>,
     /// Without a path match: what no path took.
     default: Option<usize>,
 }
@@ -23,7 +26,7 @@ impl Paths {
     /// Compiles matches in normal form; `None` is the default. Of two equal ones the first counts.
     pub fn new<'a>(matches: impl Iterator<Item = Option<&'a PathMatch>>) -> Self {
         let mut entries: HashMap<String, (Rank, usize)> = HashMap::new();
-        let mut default = None;
+        let (mut root, mut default) = (None, None);
         let mut claim = |entry: String, rank: Rank, index: usize| {
             let held = entries.entry(entry).or_insert((rank, index));
             if held.0 < rank {
@@ -35,29 +38,36 @@ impl Paths {
                 default = default.or(Some(index));
                 continue;
             };
+            if *kind == PathKind::Prefix && value.trim_end_matches('/').is_empty() {
+                root = root.or(Some(index));
+                continue;
+            }
             let literal = value.replace('{', "{{").replace('}', "}}");
             match kind {
                 PathKind::Exact => claim(literal, (value.len(), true), index),
                 PathKind::Prefix => {
                     let base = literal.trim_end_matches('/');
-                    if !base.is_empty() {
-                        claim(base.to_owned(), (value.len(), false), index);
-                    }
+                    claim(base.to_owned(), (value.len(), false), index);
                     claim(format!("{base}/"), (value.len(), false), index);
                     claim(format!("{base}/{{*rest}}"), (value.len(), false), index);
                 }
             }
         }
-        let mut tree = matchit::Router::new();
+        if entries.is_empty() {
+            return Self { tree: None, root, default };
+        }
+        let mut tree = Box::new(matchit::Router::new());
         for (entry, (_, index)) in entries {
             tree.insert(entry, index).expect("entries are literal, but for one catch-all name, and distinct");
         }
-        Self { tree, default }
+        Self { tree: Some(tree), root, default }
     }
 
     /// The index of the rule for a path in normal form.
     pub fn find(&self, path: &str) -> Option<usize> {
-        self.tree.at(path).ok().map(|found| *found.value).or(self.default)
+        let found = self.tree.as_ref().and_then(|tree| tree.at(path).ok()).map(|found| *found.value);
+        // Not every target is a path: `OPTIONS *`.
+        found.or(self.root.filter(|_| path.starts_with('/'))).or(self.default)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Settings;
-use super::annotations;
+use super::annotations::{self, Fault, Status, Values, affinity};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -24,8 +24,10 @@ pub(super) struct Parts {
     pub(super) tls: Vec<Tls>,
     /// The places in `tls` that list a host, in order.
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
-    /// Each backend, and the first field that names it.
-    pub(super) backends: BTreeMap<BackendKey, String>,
+    /// Each backend, and the first field that names it; sorted.
+    pub(super) backends: Vec<(BackendKey, String)>,
+    /// Sessions stay with their endpoints.
+    pub(super) affinity: bool,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -56,7 +58,8 @@ impl Parts {
             rules: Vec::new(),
             tls: Vec::new(),
             listed: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            backends: Vec::new(),
+            affinity: false,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -88,6 +91,12 @@ impl Parts {
         parts.read_annotations(ingress, settings);
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts.backends.dedup_by(|(later, _), (first, _)| later == first);
+        // There are many, and they stay.
+        parts.rules.shrink_to_fit();
+        parts.backends.shrink_to_fit();
+        parts.tls.shrink_to_fit();
         parts
     }
 
@@ -121,6 +130,12 @@ impl Parts {
         // The default backend names no host but through other fields, if there are any.
         let named: BTreeSet<String> = all.iter().filter(|field| field.contains(']')).cloned().collect();
         if named.is_empty() || *host == HostPattern::Any { all } else { named }
+    }
+
+    /// The first field that names the backend.
+    pub(super) fn field_of(&self, key: &BackendKey) -> &str {
+        let at = self.backends.binary_search_by(|(other, _)| other.cmp(key));
+        &self.backends[at.expect("it is asked of those that name it")].1
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
@@ -186,7 +201,7 @@ impl Parts {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
                 let key = BackendKey { service, port: port.clone() };
-                self.backends.entry(key.clone()).or_insert(field);
+                self.backends.push((key.clone(), field));
                 Some(key)
             }
             BackendSpec::Unusable { field: inner, what } => {
@@ -213,16 +228,36 @@ impl Parts {
     /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer.
     fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
         let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
-        self.rules
-            .push((host, Located { rule: Rule { source: self.name.clone(), path, backends }, field, holds: false }));
+        let rule = Rule { source: self.name.clone(), path, backends, affinity: None };
+        self.rules.push((host, Located { rule, field, holds: false }));
     }
 
-    /// No annotation is honoured yet. Without one that restricts access, the routes would be open.
+    /// What is honoured changes the rules; what is not is said, and closes them if they would be open without it.
     fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings) {
-        for name in &ingress.annotations {
+        let mut values = Values::new(&ingress.annotations);
+        if let Some(sessions) = affinity::read(&mut values) {
+            self.affinity = true;
+            for (_, Located { rule, .. }) in &mut self.rules {
+                rule.affinity = Some(Box::new(sessions.of(rule.path.as_ref())));
+            }
+        }
+        for Fault { name, what, fix, invalid } in values.faults {
+            let object = ObjectRef::new(Kind::Ingress, &self.name);
+            let field = format!("metadata.annotations[{}{name}]", annotations::PREFIX);
+            let problems = if invalid { &mut self.problems } else { &mut self.warnings };
+            problems.push(Problem::new(object, field, what, fix));
+        }
+        for (name, _) in &ingress.annotations {
+            let row = annotations::find(name);
+            let what = match row.map(|row| row.status) {
+                Some(Status::Supported { .. }) => continue,
+                Some(Status::Planned) => "is not supported yet",
+                Some(Status::Never) => "means something to nginx alone, and is not supported",
+                None => "is not known",
+            };
             let key = format!("{}{name}", annotations::PREFIX);
             let field = format!("metadata.annotations[{key}]");
-            let what = format!("`{key}` is not supported yet");
+            let what = format!("`{key}` {what}");
             let object = ObjectRef::new(Kind::Ingress, &self.name);
             if !annotations::restricts(name) {
                 let fix = "remove it, or do without; the rest of the Ingress works";
@@ -287,6 +322,7 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
             }
         }
     }
+    rules.shrink_to_fit();
     let certificate = certificate(pattern, ingresses, resources, &mut problems);
     (Host { pattern: pattern.clone(), rules, certificate }, problems)
 }

@@ -7,6 +7,7 @@
 
 mod annotations;
 mod class;
+mod few;
 mod ingress;
 mod object;
 mod ownership;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use annotations::{ANNOTATIONS, Annotation, PREFIX as ANNOTATION_PREFIX, Status as AnnotationStatus};
 pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
@@ -30,6 +32,7 @@ pub use review::{Review, review};
 pub use settings::Settings;
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
+use few::Few;
 use ingress::Parts;
 use ownership::{Before, Claim, Owner, Wildcards};
 
@@ -57,11 +60,11 @@ pub struct Translator {
     configured: bool,
     ingresses: BTreeMap<ObjectName, Parts>,
     /// The Ingresses that name a host, oldest first.
-    by_host: BTreeMap<HostPattern, BTreeSet<Claim>>,
+    by_host: BTreeMap<HostPattern, Few<Claim>>,
     /// Filled only if hosts have owners.
     wildcards: Wildcards,
-    by_backend: BTreeMap<BackendKey, BTreeSet<ObjectName>>,
-    by_secret: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    by_backend: BTreeMap<BackendKey, Few<ObjectName>>,
+    by_secret: BTreeMap<ObjectName, Few<ObjectName>>,
     snapshot: Snapshot,
     host_problems: BTreeMap<HostPattern, Vec<Problem>>,
     backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
@@ -119,7 +122,7 @@ impl Translator {
         }
         // A Secret decides which certificate a host gets, by whether it is usable and by the names in it. Who else
         // names it does not matter: a change of one Ingress must not make the hosts of all others again.
-        for ingress in dirty.secrets.iter().filter_map(|name| self.by_secret.get(name)).flatten() {
+        for ingress in dirty.secrets.iter().filter_map(|name| self.by_secret.get(name)).flat_map(Few::iter) {
             work.hosts.extend(self.ingresses[ingress].hosts());
         }
         work.secrets.extend(dirty.secrets.iter().filter(|name| self.is_wanted(name)).cloned());
@@ -220,7 +223,7 @@ impl Translator {
             enter(&mut self.by_host, &host, parts.age(), present);
             work.hosts.insert(host);
         }
-        for key in parts.backends.keys() {
+        for (key, _) in &parts.backends {
             enter(&mut self.by_backend, key, parts.name.clone(), present);
             work.backends.insert(key.clone());
         }
@@ -235,7 +238,7 @@ impl Translator {
 
     /// Who has the host; nobody in particular unless the operator wants it so.
     fn owner(&self, host: &HostPattern) -> Option<Owner<'_>> {
-        let named = self.by_host.get(host).and_then(BTreeSet::first);
+        let named = self.by_host.get(host).and_then(Few::first);
         self.wildcards.owner(host, named).filter(|_| self.settings.strict_host_ownership)
     }
 
@@ -250,10 +253,10 @@ impl Translator {
             self.backend_problems.remove(key);
             return self.snapshot.backends.remove(key).is_some();
         };
-        let referrer =
-            |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].backends[key].as_str());
+        let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers: Vec<_> = names.iter().map(referrer).collect();
-        let (backend, problems) = service::backend(key, &referrers, resources, &self.settings);
+        let sessions = names.iter().any(|name| self.ingresses[name].affinity);
+        let (backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
         keep(&mut self.backend_problems, key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }
@@ -285,7 +288,7 @@ impl Translator {
     }
 
     fn make_certificate(&mut self, name: &ObjectName, resources: &Resources) -> bool {
-        if self.by_secret.get(name).is_some_and(BTreeSet::is_empty) {
+        if self.by_secret.get(name).is_some_and(Few::is_empty) {
             self.by_secret.remove(name);
         }
         let secret = resources.secrets.get(name).filter(|_| self.is_wanted(name));
@@ -294,7 +297,7 @@ impl Translator {
             let object = ObjectRef::new(Kind::Secret, name);
             problems.push(Problem::new(object, invalid.field, invalid.what.clone(), invalid.fix));
         }
-        let referrers = self.by_secret.get(name).into_iter().flatten();
+        let referrers = self.by_secret.get(name).into_iter().flat_map(Few::iter);
         for parts in referrers.map(|ingress| &self.ingresses[ingress]) {
             let blocks = parts.tls.iter().filter(|tls| tls.secret == *name);
             problems.extend(blocks.filter_map(|tls| ingress::secret_problem(parts, tls, resources)));
@@ -323,13 +326,13 @@ fn first_key(service: &ObjectName) -> BackendKey {
 }
 
 /// Adds to the set of a key, or takes out of it; who makes what depends on the key removes an empty one.
-fn enter<K: Ord + Clone, V: Ord>(all: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: V, present: bool) {
+fn enter<K: Ord + Clone, V: Ord>(all: &mut BTreeMap<K, Few<V>>, key: &K, value: V, present: bool) {
     let set = all.entry(key.clone()).or_default();
     if present {
-        set.insert(value)
+        set.insert(value);
     } else {
-        set.remove(&value)
-    };
+        set.remove(&value);
+    }
 }
 
 fn keep<K: Ord + Clone>(all: &mut BTreeMap<K, Vec<Problem>>, key: &K, problems: Vec<Problem>) {

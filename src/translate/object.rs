@@ -26,8 +26,8 @@ pub struct Ingress {
     pub created: Option<i64>,
     pub class: Option<String>,
     pub legacy_class: Option<String>,
-    /// Names of ingress-nginx's annotations, without the prefix.
-    pub annotations: Vec<String>,
+    /// ingress-nginx's annotations by name, without the prefix. Values that nobody reads are left out.
+    pub annotations: Vec<(Box<str>, Box<str>)>,
     pub default_backend: Option<BackendSpec>,
     pub rules: Vec<IngressRule>,
     pub tls: Vec<IngressTls>,
@@ -75,6 +75,8 @@ pub struct IngressClass {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: ObjectName,
+    /// What the API server tells the lives of a name apart by; empty in a folder.
+    pub uid: Box<str>,
     pub external_name: Option<String>,
     pub ports: Vec<ServicePort>,
 }
@@ -138,9 +140,10 @@ fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(key).cloned()
 }
 
-fn annotation_names(metadata: &ObjectMeta) -> Vec<String> {
-    let all = metadata.annotations.iter().flat_map(BTreeMap::keys);
-    all.filter_map(|key| key.strip_prefix(annotations::PREFIX)).map(str::to_owned).collect()
+fn annotations_of(metadata: &ObjectMeta) -> Vec<(Box<str>, Box<str>)> {
+    let all = metadata.annotations.iter().flatten();
+    let named = all.filter_map(|(key, value)| Some((key.strip_prefix(annotations::PREFIX)?, &**value)));
+    named.map(|(name, value)| (name.into(), if annotations::is_read(name) { value } else { "" }.into())).collect()
 }
 
 impl From<networking::Ingress> for Object {
@@ -148,10 +151,10 @@ impl From<networking::Ingress> for Object {
         let spec = object.spec.unwrap_or_default();
         let rule = |rule: networking::IngressRule| IngressRule {
             host: rule.host.unwrap_or_default(),
-            paths: rule.http.map(|http| http.paths).unwrap_or_default().into_iter().map(Into::into).collect(),
+            paths: exactly(rule.http.map(|http| http.paths), Into::into),
         };
         let tls = |tls: networking::IngressTLS| IngressTls {
-            hosts: tls.hosts.unwrap_or_default(),
+            hosts: exactly(tls.hosts, |host| host),
             secret: tls.secret_name.filter(|name| !name.is_empty()),
         };
         Self::Ingress(Ingress {
@@ -159,10 +162,10 @@ impl From<networking::Ingress> for Object {
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             class: spec.ingress_class_name,
             legacy_class: annotation(&object.metadata, LEGACY_CLASS),
-            annotations: annotation_names(&object.metadata),
+            annotations: annotations_of(&object.metadata),
             default_backend: spec.default_backend.map(Into::into),
-            rules: spec.rules.unwrap_or_default().into_iter().map(rule).collect(),
-            tls: spec.tls.unwrap_or_default().into_iter().map(tls).collect(),
+            rules: exactly(spec.rules, rule),
+            tls: exactly(spec.tls, tls),
         })
     }
 }
@@ -237,8 +240,12 @@ impl From<core::Service> for Object {
         let external = spec.type_.as_deref() == Some("ExternalName");
         Self::Service(Service {
             name: name(&object.metadata),
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             external_name: external.then(|| spec.external_name.unwrap_or_default()),
-            ports: spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect(),
+            ports: exactly(
+                Some(spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect()),
+                |port| port,
+            ),
         })
     }
 }
@@ -250,7 +257,7 @@ impl From<discovery::EndpointSlice> for Object {
             let conditions = endpoint.conditions.unwrap_or_default();
             // discovery.k8s.io/v1, EndpointConditions: unknown means ready and serving, and not terminating.
             SliceEndpoint {
-                addresses: endpoint.addresses,
+                addresses: exactly(Some(endpoint.addresses), |address| address),
                 ready: conditions.ready.unwrap_or(true),
                 serving: conditions.serving.unwrap_or(true),
                 terminating: conditions.terminating.unwrap_or(false),
@@ -263,8 +270,8 @@ impl From<discovery::EndpointSlice> for Object {
         Self::EndpointSlice(EndpointSlice {
             name: name(&object.metadata),
             service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
-            ports: object.ports.unwrap_or_default().into_iter().map(port).collect(),
-            endpoints: object.endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+            ports: exactly(object.ports, port),
+            endpoints: exactly(object.endpoints, endpoint),
         })
     }
 }
@@ -295,6 +302,14 @@ impl Object {
             Self::Namespace(name) => ObjectRef::new(Kind::Namespace, name),
         }
     }
+}
+
+/// As long as it must be. What is read from JSON has room for more, and `collect` would keep that room.
+fn exactly<A, B>(items: Option<Vec<A>>, convert: impl FnMut(A) -> B) -> Vec<B> {
+    let items = items.unwrap_or_default();
+    let mut all = Vec::with_capacity(items.len());
+    all.extend(items.into_iter().map(convert));
+    all
 }
 
 fn port_number(number: i32) -> Option<u16> {

@@ -34,8 +34,8 @@ pub struct Resources {
     pub(super) ingresses: BTreeMap<ObjectName, Ingress>,
     pub(super) classes: BTreeMap<ObjectName, IngressClass>,
     pub(super) services: BTreeMap<ObjectName, Service>,
-    /// By Service, then by the slice's own name.
-    pub(super) slices: BTreeMap<ObjectName, BTreeMap<ObjectName, EndpointSlice>>,
+    /// By Service; sorted by the slice's own name.
+    pub(super) slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     slice_services: BTreeMap<ObjectName, ObjectName>,
     pub(super) secrets: BTreeMap<ObjectName, Secret>,
     pub(super) config_maps: BTreeMap<ObjectName, BTreeMap<String, String>>,
@@ -88,7 +88,8 @@ impl Resources {
     }
 
     fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
-        self.slices.get(self.slice_services.get(name)?)?.get(name)
+        let slices = self.slices.get(self.slice_services.get(name)?)?;
+        slices.iter().find(|slice| slice.name == *name)
     }
 
     /// Removes the objects of a kind that are not among those `kept`, where `of` says which names are meant.
@@ -181,13 +182,17 @@ impl Resources {
         let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.as_str().into() };
         self.dirty.services.insert(service.clone());
         self.slice_services.insert(slice.name.clone(), service.clone());
-        self.slices.entry(service).or_default().insert(slice.name.clone(), slice);
+        let slices = self.slices.entry(service).or_default();
+        let at = slices.partition_point(|other| other.name < slice.name);
+        // Most Services have one.
+        slices.reserve_exact(1);
+        slices.insert(at, slice);
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {
         let Some(service) = self.slice_services.remove(name) else { return };
         if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(name);
+            slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(&service);
             }

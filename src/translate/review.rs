@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::networking::v1 as networking;
 
+use super::few::Few;
 use super::ingress::{Parts, Tls, conflict, listed_twice, secret_problem};
 use super::object::Object;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -114,7 +115,7 @@ fn taken_certificate(translator: &Translator, parts: &Parts, host: &HostPattern)
         return Vec::new();
     }
     let owner = translator.owner(host);
-    let claims = translator.by_host.get(host).into_iter().flatten().map(|(_, name)| name);
+    let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let admitted = claims.filter(|name| owner.as_ref().is_none_or(|owner| owner.admits(name)));
     let first = |parts| -> Option<(&Parts, &Tls)> { Some((parts, Parts::listing(parts, host).next()?)) };
     let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(first);
@@ -224,6 +225,8 @@ mod tests {
         candidate["metadata"]["annotations"] = json!({
             "nginx.ingress.kubernetes.io/auth-url": "x",
             "nginx.ingress.kubernetes.io/proxy-body-size": "8m",
+            "nginx.ingress.kubernetes.io/affinity": "cookie",
+            "nginx.ingress.kubernetes.io/session-cookie-max-age": "1h",
         });
         let world = World::new(false, &[]);
         let (refused, warnings) = world.review(&candidate);
@@ -231,7 +234,8 @@ mod tests {
         let refused: Vec<String> = fields(&refused);
         let auth = "metadata.annotations[nginx.ingress.kubernetes.io/auth-url]";
         let faulty = ["spec.rules[0].host", "spec.rules[1].http.paths[0].path", "spec.rules[2].http.paths[0].pathType"];
-        assert_eq!(refused, [&[auth][..], &faulty].concat());
+        let age = "metadata.annotations[nginx.ingress.kubernetes.io/session-cookie-max-age]";
+        assert_eq!(refused, [&[auth, age][..], &faulty].concat());
         let warnings: Vec<String> = fields(&warnings);
         let size = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-body-size]";
         assert_eq!(warnings, [size, "spec.defaultBackend.service.name", "spec.tls[0].secretName"]);

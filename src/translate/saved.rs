@@ -13,7 +13,7 @@ use super::secret;
 use crate::model::ObjectName;
 
 /// Changes with every change of the objects' form.
-const MAGIC: &[u8] = b"portunus resources 1\n";
+const MAGIC: &[u8] = b"portunus resources 2\n";
 const SUM_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +60,7 @@ impl Resources {
             ingresses: self.ingresses.values().collect(),
             classes: self.classes.iter().collect(),
             services: self.services.values().collect(),
-            slices: self.slices.values().flat_map(|slices| slices.values()).collect(),
+            slices: self.slices.values().flatten().collect(),
             secrets: self
                 .secrets
                 .iter()
@@ -123,7 +123,7 @@ mod tests {
             created: Some(1),
             class: Some("portunus".to_owned()),
             legacy_class: None,
-            annotations: vec!["limit-rps".to_owned()],
+            annotations: vec![("affinity".into(), "cookie".into()), ("limit-rps".into(), "5".into())],
             default_backend: None,
             rules: vec![IngressRule { host: "verona.example".to_owned(), paths: vec![path] }],
             tls: vec![IngressTls { hosts: vec![], secret: Some("cert".to_owned()) }],
@@ -162,7 +162,7 @@ mod tests {
     fn what_is_damaged_or_foreign_is_refused() {
         let bytes = resources().save();
         assert_eq!(Resources::load(b"", 0).unwrap_err(), LoadError::Foreign);
-        assert_eq!(Resources::load(b"portunus resources 0\n", 0).unwrap_err(), LoadError::Foreign);
+        assert_eq!(Resources::load(b"portunus resources 1\n", 0).unwrap_err(), LoadError::Foreign);
         for length in MAGIC.len()..bytes.len() {
             assert_eq!(Resources::load(&bytes[..length], 0).unwrap_err(), LoadError::Damaged, "{length}");
         }

@@ -7,7 +7,7 @@ use super::Settings;
 use super::object::{EndpointSlice, Service, ServicePort};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol};
+use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol, Seed, Sessions};
 
 /// Most endpoints of one backend; balancers number them with 16 bits.
 const ENDPOINTS_MAX: usize = 65_535;
@@ -15,14 +15,21 @@ const ENDPOINTS_MAX: usize = 65_535;
 /// Someone who names a backend: an Ingress and the field.
 pub(super) type Referrer<'a> = (ObjectRef, &'a str);
 
+/// `sessions` is whether some of them keep theirs.
 pub(super) fn backend(
     key: &BackendKey,
     referrers: &[Referrer],
+    sessions: bool,
     resources: &Resources,
     settings: &Settings,
 ) -> (Backend, Vec<Problem>) {
-    let mut backend =
-        Backend { key: key.clone(), protocol: Protocol::Http1, policy: settings.policy, endpoints: Vec::new() };
+    let mut backend = Backend {
+        key: key.clone(),
+        protocol: Protocol::Http1,
+        policy: settings.policy,
+        endpoints: Vec::new(),
+        sessions: None,
+    };
     let mut problems = Vec::new();
     let (service, port) = match find(key, resources) {
         Ok(found) => found,
@@ -40,26 +47,33 @@ pub(super) fn backend(
             problems.push(Problem::new(object.clone(), format!("spec.ports[{}].appProtocol", port.index), what, fix));
         }
     }
-    let addresses = match &service.external_name {
+    let Addresses { used, leaving } = match &service.external_name {
         Some(name) if !settings.allow_external_names => {
             let what = format!("ExternalName `{name}` is not followed");
             let fix = "start with --allow-external-names if tenants may name any host; requests get 503";
             problems.push(Problem::new(object, "spec.externalName", what, fix));
-            BTreeSet::new()
+            Addresses::default()
         }
         Some(name) => {
             let addresses = resources.resolved.get(name).into_iter().flatten();
-            addresses.map(|address| SocketAddr::new(*address, port.target)).collect()
+            let used = addresses.map(|address| SocketAddr::new(*address, port.target)).collect();
+            Addresses { used, leaving: BTreeSet::new() }
         }
         None => endpoints(service, &port, resources, &mut problems),
     };
-    if addresses.len() > ENDPOINTS_MAX {
-        let what = format!("{} endpoints are more than {ENDPOINTS_MAX}", addresses.len());
+    if used.len() > ENDPOINTS_MAX {
+        let what = format!("{} endpoints are more than {ENDPOINTS_MAX}", used.len());
         let object = ObjectRef::new(Kind::Service, &service.name);
         problems.push(Problem::new(object, "spec", what, "split the Service; the rest gets no requests"));
     }
-    backend.endpoints =
-        addresses.into_iter().take(ENDPOINTS_MAX).map(|address| Endpoint { address, weight: 1 }).collect();
+    let listed = |addresses: BTreeSet<SocketAddr>| {
+        addresses.into_iter().take(ENDPOINTS_MAX).map(|address| Endpoint { address, weight: 1 }).collect()
+    };
+    backend.endpoints = listed(used);
+    if sessions {
+        let seed = Seed((*service.uid).into());
+        backend.sessions = Some(Box::new(Sessions { seed, leaving: listed(leaving) }));
+    }
     (backend, problems)
 }
 
@@ -116,17 +130,20 @@ fn protocol(app_protocol: Option<&str>) -> Option<Protocol> {
     }
 }
 
+/// Where a Service's requests go.
+#[derive(Default)]
+struct Addresses {
+    used: BTreeSet<SocketAddr>,
+    /// Those that go on to serve who knows them already.
+    leaving: BTreeSet<SocketAddr>,
+}
+
 /// Ready endpoints; without any, those that still serve while they terminate (KEP-1672).
-fn endpoints(
-    service: &Service,
-    port: &ServicePort,
-    resources: &Resources,
-    problems: &mut Vec<Problem>,
-) -> BTreeSet<SocketAddr> {
+fn endpoints(service: &Service, port: &ServicePort, resources: &Resources, problems: &mut Vec<Problem>) -> Addresses {
     let mut ready = BTreeSet::new();
     let mut leaving = BTreeSet::new();
     let mut misnamed = None;
-    for slice in resources.slices.get(&service.name).into_iter().flat_map(|slices| slices.values()) {
+    for slice in resources.slices.get(&service.name).into_iter().flatten() {
         let Some(slice_port) = slice.ports.iter().find(|candidate| candidate.name == port.name) else {
             misnamed = misnamed.or((!slice.ports.is_empty()).then_some(slice));
             continue;
@@ -158,7 +175,11 @@ fn endpoints(
         let object = ObjectRef::new(Kind::EndpointSlice, &slice.name);
         problems.push(Problem::new(object, "ports", what, "give the slice's port the name of the Service's port"));
     }
-    if ready.is_empty() { leaving } else { ready }
+    if ready.is_empty() {
+        return Addresses { used: leaving, leaving: BTreeSet::new() };
+    }
+    leaving.retain(|address| !ready.contains(address));
+    Addresses { used: ready, leaving }
 }
 
 fn bad_address(slice: &EndpointSlice, field: String, text: &str) -> Problem {

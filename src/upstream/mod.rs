@@ -4,6 +4,7 @@
 mod body;
 mod connect;
 mod pool;
+mod sessions;
 mod slots;
 
 use std::net::SocketAddr;
@@ -14,11 +15,13 @@ use rustls::ClientConfig;
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
 pub use pool::{Acquired, PoolSettings, Pools};
+pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
 
 use crate::balance::Balancer;
-use crate::model::{Backend, Protocol};
+use crate::model::{self, Backend, Protocol};
 use crate::tls::client_config;
+use sessions::Sessions;
 
 /// A backend, compiled.
 #[derive(Debug)]
@@ -27,7 +30,10 @@ pub struct Upstream {
     pub label: Arc<str>,
     pub protocol: Protocol,
     pub balancer: Balancer,
+    /// Sorted by address.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Only if a route has affinity.
+    sessions: Option<Box<Sessions>>,
     /// Counts this backend's requests in each worker.
     pub slot: Arc<Slot>,
     tls: Option<Tls>,
@@ -52,13 +58,40 @@ pub struct Endpoint {
 }
 
 /// Gives backends and endpoints their slots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
+    key: SessionKey,
     backends: Arc<Slots>,
     endpoints: Arc<Slots>,
 }
 
+impl Upstream {
+    /// Those that get requests, and those that only keep their sessions.
+    pub fn all_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().chain(self.sessions.iter().flat_map(|sessions| &sessions.leaving))
+    }
+
+    /// The endpoint of a session, if it still serves.
+    pub fn session(&self, token: Token) -> Option<&Endpoint> {
+        let sessions = self.sessions.as_ref()?;
+        let index = sessions.find(token)?;
+        let leaving = || sessions.leaving.get(index - self.endpoints.len());
+        self.endpoints.get(index).or_else(leaving).map(|endpoint| &**endpoint)
+    }
+
+    /// What names the sessions of an endpoint that gets requests.
+    pub fn token(&self, endpoint: &Endpoint) -> Option<Token> {
+        let sessions = self.sessions.as_ref()?;
+        let index = self.endpoints.binary_search_by_key(&endpoint.address, |endpoint| endpoint.address).ok()?;
+        sessions.tokens.get(index).copied()
+    }
+}
+
 impl Registry {
+    pub fn new(key: SessionKey) -> Self {
+        Self { key, backends: Arc::default(), endpoints: Arc::default() }
+    }
+
     /// A place for a backend that no table has named yet.
     pub fn backend_slot(&self) -> Arc<Slot> {
         Arc::new(self.backends.take())
@@ -69,18 +102,22 @@ impl Registry {
         // Connections made for another protocol must not be used again.
         let previous = previous.filter(|previous| previous.protocol == backend.protocol);
         let kept = |address: SocketAddr| {
-            let endpoints = &previous?.endpoints;
-            let index = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
-            Some(endpoints[index].clone())
+            let previous = previous?;
+            let within = |endpoints: &[Arc<Endpoint>]| {
+                let index = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
+                Some(endpoints[index].clone())
+            };
+            within(&previous.endpoints).or_else(|| within(&previous.sessions.as_ref()?.leaving))
         };
         let made = |address: SocketAddr| {
             Arc::new(Endpoint { address, label: address.to_string().into(), slot: self.endpoints.take() })
         };
-        let endpoints: Vec<Arc<Endpoint>> = backend
-            .endpoints
-            .iter()
-            .map(|endpoint| kept(endpoint.address).unwrap_or_else(|| made(endpoint.address)))
-            .collect();
+        let compiled = |endpoint: &model::Endpoint| kept(endpoint.address).unwrap_or_else(|| made(endpoint.address));
+        let endpoints: Vec<Arc<Endpoint>> = backend.endpoints.iter().map(compiled).collect();
+        let sessions = backend.sessions.as_ref().map(|sessions| {
+            let leaving = sessions.leaving.iter().map(compiled).collect();
+            Box::new(Sessions::new(&self.key.of(&backend.key.service, &sessions.seed), &endpoints, leaving))
+        });
         let named: Vec<(String, u32)> =
             backend.endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.weight)).collect();
         Upstream {
@@ -88,6 +125,7 @@ impl Registry {
             protocol: backend.protocol,
             balancer: Balancer::new(backend.policy, &named),
             endpoints,
+            sessions,
             slot,
             tls: match (previous, backend.protocol) {
                 (Some(previous), _) => previous.tls.clone(),

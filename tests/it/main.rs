@@ -11,6 +11,8 @@
 
 mod access_log;
 mod admin;
+mod affinity;
+mod annotations;
 mod bad_arguments;
 mod bad_http2;
 mod bad_manifests;

@@ -387,14 +387,20 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let class = || option::weighted(0.3, select(&["portunus", "c1", "c2", "c3"][..]));
     let created = option::of(select(&["2001-01-01T00:00:00Z", "2002-01-01T00:00:00Z"][..]));
     let default = option::weighted(0.3, backend());
-    let annotation = option::weighted(0.2, select(&["auth-url", "rewrite-target"][..]));
+    let annotation =
+        option::weighted(0.2, select(&["auth-url", "rewrite-target", "session-cookie-max-age", "other"][..]));
+    let affinity = option::weighted(0.3, select(&["cookie", "no cookie"][..]));
+    let annotation = (annotation, affinity);
     (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), annotation, created).prop_map(
-        move |(rules, tls, default, class, legacy, annotation, created)| {
+        move |(rules, tls, default, class, legacy, (annotation, affinity), created)| {
             let mut metadata = metadata.clone();
             metadata["creationTimestamp"] = json!(created);
             metadata["annotations"] = json!({});
             if let Some(legacy) = legacy {
                 metadata["annotations"]["kubernetes.io/ingress.class"] = json!(legacy);
+            }
+            if let Some(affinity) = affinity {
+                metadata["annotations"]["nginx.ingress.kubernetes.io/affinity"] = json!(affinity);
             }
             if let Some(name) = annotation {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!("any");
@@ -431,9 +437,12 @@ fn service(metadata: Value) -> impl Strategy<Value = Value> {
     let port = port.prop_map(|(name, port, transport, protocol)| {
         json!({ "name": name, "port": port, "protocol": transport, "targetPort": "any", "appProtocol": protocol })
     });
-    (vec(port, 0..3), prop::bool::weighted(0.2)).prop_map(move |(ports, external)| {
+    let uid = option::of(select(&["one", "two"][..]));
+    (vec(port, 0..3), prop::bool::weighted(0.2), uid).prop_map(move |(ports, external, uid)| {
         let external = if external { json!("shop.test") } else { Value::Null };
         let kind = if external.is_null() { "ClusterIP" } else { "ExternalName" };
+        let mut metadata = metadata.clone();
+        metadata["uid"] = json!(uid);
         json!({ "metadata": metadata, "spec": { "type": kind, "externalName": external, "ports": ports } })
     })
 }

@@ -31,11 +31,17 @@ impl Echo {
 
 /// One GET on a connection of its own; no answer is an error.
 pub fn get(address: SocketAddr, host: &str, target: &str) -> Result<Response, String> {
+    ask(address, "GET", host, target)
+}
+
+/// One request without a body.
+pub fn ask(address: SocketAddr, method: &str, host: &str, target: &str) -> Result<Response, String> {
     let stream = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5));
     let stream = stream.map_err(|error| format!("connect: {error}"))?;
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).map_err(|error| error.to_string())?;
     let mut connection = Connection::over(stream);
-    let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let length = if matches!(method, "GET" | "DELETE") { "" } else { "Content-Length: 0\r\n" };
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{length}\r\n");
     connection.wire.write(request.as_bytes()).map_err(|error| format!("write: {error}"))?;
     connection.try_response(false).map_err(|error| format!("read: {error}"))
 }
@@ -46,6 +52,15 @@ pub fn echo(address: SocketAddr, host: &str, target: &str) -> Echo {
     eventually(&format!("200 for {host}{target}"), || {
         let response = get(address, host, target).ok()?;
         (response.status == 200).then(|| Echo(response.json()))
+    })
+}
+
+/// The text of the answer to a GET of `/`, once it is answered with 200.
+#[track_caller]
+pub fn echo_text(address: SocketAddr, host: &str) -> String {
+    eventually(&format!("200 for {host}"), || {
+        let response = get(address, host, "/").ok()?;
+        (response.status == 200).then(|| response.text())
     })
 }
 

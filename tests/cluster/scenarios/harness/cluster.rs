@@ -1,7 +1,8 @@
 //! The cluster that the scenarios run in: by kubectl where a user would, by the API where time counts.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub struct Cluster {
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make cluster-test");
+        let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make scenarios");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(async {
@@ -68,6 +69,15 @@ impl Cluster {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Runs a command that a document of the project prints, as whoever reads it does.
+    #[track_caller]
+    pub fn documented(&self, document: &str, command: &str) -> String {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("the document");
+        let text = text.replace(" \\\n  ", " ");
+        assert!(text.lines().any(|line| line == command), "{document} doesn't print: {command}");
+        self.run("bash", &["-c", command], "")
+    }
+
     /// Applies manifests as a user does.
     #[track_caller]
     pub fn apply(&self, manifests: impl AsRef<str>) {
@@ -93,6 +103,15 @@ impl Cluster {
             service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned)
         });
         format!("{address}:80").parse().expect("an address")
+    }
+
+    /// The outer instance's ready replicas, asked without a Service between: each has a table of its own.
+    pub fn replicas(&self) -> Vec<IpAddr> {
+        self.portunus();
+        let pods = self.list("v1", "Pod", "portunus");
+        let ready = pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null());
+        let addresses = ready.filter_map(|pod| pod["status"]["podIP"].as_str()?.parse().ok());
+        addresses.collect()
     }
 
     /// The instance for calls inside, from `deploy/internal`; returns the address of its Service.
@@ -135,12 +154,23 @@ impl Cluster {
         self.block_on(self.put_later(object));
     }
 
-    pub async fn put_later(&self, object: &Value) {
+    /// Makes an object that isn't there, which costs the API server less than [`Cluster::put_later`].
+    pub async fn create_later(&self, object: &Value) {
+        let (api, name) = self.api_of(object);
+        let object: DynamicObject = serde_json::from_value(object.clone()).expect("an object");
+        let created = api.create(&kube::api::PostParams::default(), &object).await;
+        created.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    fn api_of<'a>(&self, object: &'a Value) -> (Api<DynamicObject>, &'a str) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (kind, namespace, name) = (text("/kind"), text("/metadata/namespace"), text("/metadata/name"));
-        let api = self.api(text("/apiVersion"), kind, namespace);
+        (self.api(text("/apiVersion"), text("/kind"), text("/metadata/namespace")), text("/metadata/name"))
+    }
+
+    pub async fn put_later(&self, object: &Value) {
+        let (api, name) = self.api_of(object);
         let applied = api.patch(name, &PatchParams::apply("scenarios").force(), &Patch::Apply(object)).await;
-        applied.unwrap_or_else(|error| panic!("{kind} {namespace}/{name}: {error}"));
+        applied.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
     pub fn delete(&self, version: &str, kind: &str, namespace: &str, name: &str) {
@@ -150,9 +180,19 @@ impl Cluster {
 
     /// A namespace for one scenario; gone with it.
     pub fn namespace(&self, name: &str) -> Namespace {
+        let namespace = self.namespace_to_be(name);
         self.put(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }));
         // Pods need it to be there.
         eventually("the namespace's ServiceAccount", || self.get("v1", "ServiceAccount", name, "default"));
+        namespace
+    }
+
+    /// The same for a namespace that the scenario's manifests make. One of that name that is going is waited for.
+    pub fn namespace_to_be(&self, name: &str) -> Namespace {
+        eventually(&format!("the end of the former {name}"), || {
+            let former = self.get("v1", "Namespace", "", name);
+            former.is_none_or(|former| former["metadata"]["deletionTimestamp"].is_null()).then_some(())
+        });
         Namespace(name.to_owned())
     }
 
@@ -171,11 +211,7 @@ impl Cluster {
         eventually(&format!("{count} ready Pods of {app}"), || {
             let pods = self.list("v1", "Pod", namespace);
             let pods = pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == *app);
-            let ready = |pod: &&Value| {
-                let conditions = pod["status"]["conditions"].as_array();
-                conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
-            };
-            let (ready, other): (Vec<_>, Vec<_>) = pods.partition(ready);
+            let (ready, other): (Vec<_>, Vec<_>) = pods.partition(|pod| is_ready(pod));
             (ready.len() == count && other.is_empty()).then_some(())
         });
     }
@@ -195,6 +231,11 @@ impl Cluster {
         };
         events.iter().filter(of_object).map(text).collect()
     }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
 }
 
 /// Deleted, without waiting for it, when the scenario is over.

@@ -22,7 +22,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Echo, get, outside};
+pub use client::Echo;
 pub use cluster::{Cluster, Namespace, cluster};
 pub use instance::Instance;
 pub use load::Load;
