@@ -47,8 +47,8 @@ struct Attempts {
     /// What balances it: the client's address.
     client: u64,
     session: Option<Box<Session>>,
-    /// Endpoints, by slot, that could not be reached.
-    tried: Vec<usize>,
+    /// Endpoints that could not be reached.
+    tried: Vec<SlotId>,
     /// Kept-alive connections that were gone.
     stale: usize,
     /// Endpoints that did not answer within the time to connect.
@@ -150,7 +150,7 @@ impl Attempts {
                 if carrier.reused {
                     self.stale += 1;
                 } else {
-                    self.tried.push(carrier.endpoint.index);
+                    self.tried.push(carrier.endpoint);
                 }
                 self.failure = Error::UpstreamFailed;
                 return Ok(());
@@ -181,23 +181,23 @@ impl Attempts {
     /// An endpoint that was not tried: that of the session, or any. The one that broke comes last.
     fn pick<'u>(&mut self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
         let Some(session) = &self.session else { return self.balance(upstream, pools) };
-        let broke = self.broke.map(|carrier| carrier.endpoint.index);
-        let passed = |slot: usize| self.tried.contains(&slot) || broke == Some(slot);
-        let own = session.endpoint(upstream).filter(|endpoint| !passed(endpoint.slot.index));
+        let broke = self.broke.map(|carrier| carrier.endpoint);
+        let passed = |slot: SlotId| self.tried.contains(&slot) || broke == Some(slot);
+        let own = session.endpoint(upstream).filter(|endpoint| !passed(endpoint.slot.id()));
         let endpoint = own.or_else(|| self.balance(upstream, pools))?;
         self.session.iter_mut().for_each(|session| session.goes_to(upstream, endpoint));
         Some(endpoint)
     }
 
     fn balance<'u>(&self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
-        let without = |broke: Option<usize>| -> Vec<usize> {
-            let passed = |slot: usize| self.tried.contains(&slot) || broke == Some(slot);
+        let without = |broke: Option<SlotId>| -> Vec<usize> {
+            let passed = |slot: SlotId| self.tried.contains(&slot) || broke == Some(slot);
             match (&self.tried[..], broke) {
                 ([], None) => Vec::new(),
-                _ => (0..upstream.endpoints.len()).filter(|at| passed(upstream.endpoints[*at].slot.index)).collect(),
+                _ => (0..upstream.endpoints.len()).filter(|at| passed(upstream.endpoints[*at].slot.id())).collect(),
             }
         };
-        let broke = self.broke.map(|carrier| carrier.endpoint.index);
+        let broke = self.broke.map(|carrier| carrier.endpoint);
         let other = pools.pick(upstream, self.client, &without(broke));
         let index = other.or_else(|| broke.and_then(|_| pools.pick(upstream, self.client, &without(None))))?;
         Some(&upstream.endpoints[index])
@@ -210,9 +210,10 @@ impl Attempts {
     }
 }
 
-/// Picks endpoints until one can be reached.
+/// Picks endpoints until one can be reached. After each that can't, the table of then says which there are: what
+/// does not answer has often just gone, and others with it.
 async fn reach(
-    table: Held,
+    mut table: Held,
     backend: SlotId,
     alone: bool,
     attempts: &mut Attempts,
@@ -220,8 +221,8 @@ async fn reach(
 ) -> Result<Reached, Error> {
     let connection = exchange.connection.clone();
     let worker = &connection.worker;
-    let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
     loop {
+        let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
         let Some(endpoint) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
         let begun = exchange.record.is_some().then(Instant::now);
         let acquired = match (alone, attempts.wants_fresh()) {
@@ -239,7 +240,7 @@ async fn reach(
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
-                attempts.tried.push(endpoint.slot.index);
+                attempts.tried.push(endpoint.slot.id());
                 attempts.failure = Error::ConnectFailed;
                 if let ConnectError::TimedOut(_) = error {
                     attempts.timeouts += 1;
@@ -248,6 +249,7 @@ async fn reach(
                         return Err(attempts.failure);
                     }
                 }
+                table = worker.table();
             }
         }
     }

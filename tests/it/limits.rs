@@ -84,22 +84,49 @@ fn a_request_beyond_those_in_flight_is_503_with_retry_after() {
     assert_eq!(portunus.get("a.test", "/").status, 200);
 }
 
+/// An endpoint whose queue for one connection is taken: further ones are not answered at all.
+struct Silent {
+    address: std::net::SocketAddr,
+    _listener: socket2::Socket,
+    _taken: std::net::TcpStream,
+}
+
+impl Silent {
+    fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        listener.listen(0).expect("listen");
+        let address = listener.local_addr().expect("address").as_socket().expect("IP");
+        let taken = std::net::TcpStream::connect(address).expect("the one place");
+        Self { address, _listener: listener, _taken: taken }
+    }
+}
+
 #[test]
 fn an_endpoint_that_accepts_no_connection_in_time_is_504_or_passed_over() {
-    // A queue for one connection, which is taken: further ones are not answered at all.
-    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
-    silent.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
-    silent.listen(0).expect("listen");
-    let address = silent.local_addr().expect("address").as_socket().expect("IP");
-    let _taken = std::net::TcpStream::connect(address).expect("the one place");
-    let folder = Folder::to_addresses(&[address]);
+    let silent = Silent::new();
+    let folder = Folder::to_addresses(&[silent.address]);
     let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--connect-timeout", "200ms"]);
     assert_status(&portunus, "a.test", "/", 504);
     let backend = Backend::named("fine");
-    portunus.after(|| folder.write("app.yaml", app("default", "app", &[address, backend.address()])));
+    portunus.after(|| folder.write("app.yaml", app("default", "app", &[silent.address, backend.address()])));
     for _ in 0..4 {
         assert_reaches(&portunus, "a.test", "/", "fine");
     }
+}
+
+#[test]
+fn a_request_that_waits_for_endpoints_that_went_goes_to_those_that_came() {
+    let silent = [(); 4].map(|()| Silent::new());
+    let folder = Folder::to_addresses(&silent.each_ref().map(|silent| silent.address));
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--connect-timeout", "1s"]);
+    let mut client = Connection::open(portunus.http);
+    client.send(get("/", ""));
+    // The first of three such waits is the only one: the new table is in before it is over.
+    let backend = Backend::named("fine");
+    portunus.after(|| folder.write("app.yaml", app("default", "app", &[backend.address()])));
+    assert_eq!(client.response().status, 200);
+    assert_eq!(backend.count(), 1);
 }
 
 /// A backend whose answer has no end, and a gate that opens when nobody takes it any more.
