@@ -128,18 +128,19 @@ impl Control {
     pub fn write(&mut self, client: &Client, writing: &Writing) -> Option<Resignation> {
         let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
-        let (before, live) = (statuses.clone(), cluster.live.clone());
-        let (noted, problems) = (live.clone(), self.translator.clone());
+        let (live, problems) = (cluster.live.clone(), self.translator.clone());
+        let noted = live.clone();
         let sources = Sources {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
-                let differs = |name: &&ObjectName| statuses.of(name) != addresses;
-                translator.ingresses().filter(differs).cloned().collect()
+                let differs = |name: &ObjectName| {
+                    let says = statuses.of(name);
+                    (says != addresses).then(|| (name.clone(), says.is_empty()))
+                };
+                translator.ingresses().filter_map(differs).collect()
             }),
             written: Rc::new(move |name| {
-                if before.borrow().of(&name).is_empty() {
-                    noted.borrow_mut().insert(name);
-                }
+                noted.borrow_mut().insert(name);
             }),
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
@@ -168,10 +169,11 @@ impl Control {
                 }
                 _ = housekeeping.tick() => {
                     self.publisher.free_retired();
-                    self.note_standing();
                     if let Provider::Cluster(cluster) = &mut self.provider {
+                        cluster.stores.recover();
                         cluster.save(&self.resources.borrow(), SNAPSHOT_PACE);
                     }
+                    self.note_standing();
                 }
                 _ = expiry.tick() => {
                     if let Provider::Folder { folder, .. } = &self.provider && folder.is_incomplete() {

@@ -1,6 +1,8 @@
 //! The way to the API server, as the Pod's ServiceAccount or a kubeconfig has it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -37,4 +39,20 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// The same client, which counts the answers that are no refusal.
+pub(super) fn counting(client: &Client, answers: &Arc<AtomicU64>) -> Client {
+    let (inner, answers) = (client.clone(), answers.clone());
+    let service = tower::service_fn(move |request| {
+        let (inner, answers) = (inner.clone(), answers.clone());
+        async move {
+            let response = inner.send(request).await?;
+            if response.status().is_success() {
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, client.default_namespace())
 }

@@ -31,9 +31,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often nodes are listed, where their addresses are the ones to publish.
 const NODES: Duration = Duration::from_secs(60);
 
-/// The Ingresses whose status says something else than these addresses.
-pub type Differing = Rc<dyn Fn(&[Address]) -> Vec<ObjectName>>;
-/// Told of each Ingress whose status was written.
+/// The Ingresses whose status says something else than these addresses, and whether it says nothing at all.
+pub type Differing = Rc<dyn Fn(&[Address]) -> Vec<(ObjectName, bool)>>;
+/// Told of each Ingress whose status was written and said nothing before.
 pub type Written = Rc<dyn Fn(ObjectName)>;
 
 /// What an Ingress's status says.
@@ -67,12 +67,13 @@ pub async fn write(
         let wanted = addresses.borrow_and_update().clone().filter(|_| *leader.borrow_and_update());
         let mut failed = false;
         if let Some(wanted) = wanted {
-            for name in differing(&wanted) {
+            for (name, is_empty) in differing(&wanted) {
                 if !*leader.borrow() || addresses.has_changed().unwrap_or(false) {
                     break;
                 }
                 match apply(&client, &name, &wanted).await {
-                    Ok(()) => written(name),
+                    Ok(()) if is_empty => written(name),
+                    Ok(()) => {}
                     Err(error) => {
                         failed = true;
                         tracing::warn!(ingress = %name, %error, "its status can't be written, it is tried again");
@@ -95,7 +96,7 @@ pub async fn write(
 
 /// Takes our addresses out of all Ingresses that `differing` from none.
 pub async fn clear(client: &Client, differing: &Differing) {
-    for name in differing(&[]) {
+    for (name, _) in differing(&[]) {
         if let Err(error) = apply(client, &name, &[]).await {
             tracing::warn!(ingress = %name, %error, "its status can't be cleared");
         }

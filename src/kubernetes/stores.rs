@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,7 +21,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::client::WATCH_SECONDS;
+use super::client::{WATCH_SECONDS, counting};
 use super::status::Address;
 use crate::clock::unix_seconds;
 use crate::model::ObjectName;
@@ -92,7 +94,17 @@ struct Source {
     synced: bool,
     /// What a list in progress has had so far.
     listed: Option<HashSet<ObjectName>>,
-    failure: Option<String>,
+    failure: Option<Failure>,
+    /// How often the server has answered it: most watches that are back have nothing to tell for long.
+    answers: Arc<AtomicU64>,
+}
+
+/// Why a watch can't be had now.
+#[derive(Debug)]
+struct Failure {
+    why: String,
+    /// As they were counted then.
+    answers: u64,
 }
 
 /// The objects that a watch is about.
@@ -186,7 +198,7 @@ impl Stores {
                 Covers::One(name) => format!(" {name}"),
             };
             let state = match (&source.failure, source.synced) {
-                (Some(failure), _) => failure.as_str(),
+                (Some(failure), _) => failure.why.as_str(),
                 (None, true) => "synced",
                 (None, false) => "not listed yet",
             };
@@ -200,6 +212,11 @@ impl Stores {
         self.sources.iter().any(|source| source.failure.is_some())
     }
 
+    /// Forgets the failures of watches that the server has answered since.
+    pub fn recover(&mut self) {
+        self.sources.iter_mut().for_each(Source::recover);
+    }
+
     async fn next(&mut self, resources: &RefCell<Resources>) {
         let Some((source, change)) = self.changes.next().await else { return std::future::pending().await };
         self.apply(source, change, &mut resources.borrow_mut());
@@ -208,9 +225,7 @@ impl Stores {
 
     fn apply(&mut self, index: usize, change: Change, resources: &mut Resources) {
         let source = &mut self.sources[index];
-        if !matches!(change, Change::Failed(_)) && source.failure.take().is_some() {
-            tracing::info!(kind = ?source.kind, "the watch is back");
-        }
+        source.recover();
         match change {
             Change::ListBegins => source.listed = Some(HashSet::new()),
             Change::Listed(item) => {
@@ -234,12 +249,12 @@ impl Stores {
                 }
                 resources.remove(&ObjectRef { kind, name });
             }
-            Change::Failed(failure) => {
+            Change::Failed(why) => {
                 self.failures += 1;
                 if source.failure.is_none() {
-                    tracing::warn!(kind = ?source.kind, failure, "a watch has failed, it is tried again; what is known is served");
+                    tracing::warn!(kind = ?source.kind, failure = why, "a watch has failed, it is tried again; what is known is served");
                 }
-                source.failure = Some(failure);
+                source.failure = Some(Failure { why, answers: source.answers.load(Ordering::Relaxed) });
             }
         }
     }
@@ -263,11 +278,11 @@ impl Stores {
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
         if scope.namespaces.is_empty() {
-            return self.watch(Api::all(client.clone()), kind, Covers::All, config.clone(), convert);
+            return self.watch(client, Api::all, kind, Covers::All, config.clone(), convert);
         }
         for namespace in &scope.namespaces {
-            let api = Api::namespaced(client.clone(), namespace);
-            self.watch(api, kind, Covers::Namespace(namespace.clone()), config.clone(), convert);
+            let api = |client| Api::namespaced(client, namespace);
+            self.watch(client, api, kind, Covers::Namespace(namespace.clone()), config.clone(), convert);
         }
     }
 
@@ -275,7 +290,7 @@ impl Stores {
     where
         K: Watched + Resource<Scope = ClusterResourceScope>,
     {
-        self.watch(Api::all(client.clone()), kind, Covers::All, config, convert);
+        self.watch(client, Api::all, kind, Covers::All, config, convert);
     }
 
     fn watch_one<K>(
@@ -288,20 +303,23 @@ impl Stores {
     ) where
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
-        let api = Api::namespaced(client.clone(), &name.namespace);
-        self.watch(api, kind, Covers::One(name.clone()), config, convert);
+        let api = |client| Api::namespaced(client, &name.namespace);
+        self.watch(client, api, kind, Covers::One(name.clone()), config, convert);
     }
 
     fn watch<K: Watched>(
         &mut self,
-        api: Api<K>,
+        client: &Client,
+        api: impl FnOnce(Client) -> Api<K>,
         kind: Kind,
         covers: Covers,
         config: watcher::Config,
         convert: fn(K) -> Option<Object>,
     ) {
         let index = self.sources.len();
-        self.sources.push(Source { kind, covers, synced: false, listed: None, failure: None });
+        let answers = Arc::default();
+        let api = api(counting(client, &answers));
+        self.sources.push(Source { kind, covers, synced: false, listed: None, failure: None, answers });
         let change = move |event: Result<Event<K>, watcher::Error>| match event {
             Ok(Event::Init) => Change::ListBegins,
             Ok(Event::InitApply(object)) => Change::Listed(item(object, convert)),
@@ -316,6 +334,15 @@ impl Stores {
         let all = streamed.chain(watch(api, config));
         let stream = all.backoff(Pause::default()).map(move |event| (index, change(event)));
         self.changes.push(stream.boxed());
+    }
+}
+
+impl Source {
+    fn recover(&mut self) {
+        if self.failure.as_ref().is_some_and(|failure| failure.answers < self.answers.load(Ordering::Relaxed)) {
+            self.failure = None;
+            tracing::info!(kind = ?self.kind, "the watch is back");
+        }
     }
 }
 

@@ -5,14 +5,17 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"portunus.dev/cluster/network"
@@ -65,21 +68,51 @@ func Start(ctx context.Context, config Config) error {
 	return nil
 }
 
-// watch follows the Pods that are bound to the node.
+// watch follows the Pods that are bound to the node. Unlike a kubelet it doesn't wait for up to a minute before it
+// asks again when the API server was away: scenarios take it away often.
 func (a *Agent) watch(ctx context.Context) {
 	selector := fields.OneTermEqualSelector("spec.nodeName", a.Node)
 	source := cache.NewListWatchFromClient(a.Client.CoreV1().RESTClient(), "pods", "", selector)
-	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: source,
-		ObjectType:    &v1.Pod{},
-		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(object any) { a.observe(ctx, object.(*v1.Pod)) },
-			UpdateFunc: func(_, object any) { a.observe(ctx, object.(*v1.Pod)) },
-			DeleteFunc: a.forget,
-		},
+	reflector := cache.NewReflectorWithOptions(source, &v1.Pod{}, assigned{a, ctx}, cache.ReflectorOptions{
+		Backoff: &wait.Backoff{Duration: retryInterval, Factor: 1.5, Steps: 5, Cap: time.Second},
 	})
-	controller.RunWithContext(ctx)
+	reflector.RunWithContext(ctx)
 }
+
+// assigned passes on what the API server says of the node's Pods.
+type assigned struct {
+	agent *Agent
+	ctx   context.Context
+}
+
+func (s assigned) Add(object any) error {
+	s.agent.observe(s.ctx, object.(*v1.Pod))
+	return nil
+}
+
+func (s assigned) Update(object any) error { return s.Add(object) }
+
+func (s assigned) Delete(object any) error {
+	s.agent.forget(object.(*v1.Pod).UID)
+	return nil
+}
+
+// Replace takes all Pods there are; the others went while nobody watched.
+func (s assigned) Replace(objects []any, _ string) error {
+	there := map[types.UID]bool{}
+	for _, object := range objects {
+		there[object.(*v1.Pod).UID] = true
+		s.agent.observe(s.ctx, object.(*v1.Pod))
+	}
+	for _, uid := range s.agent.known() {
+		if !there[uid] {
+			s.agent.forget(uid)
+		}
+	}
+	return nil
+}
+
+func (s assigned) Resync() error { return nil }
 
 // observe starts a Pod that is new, and tells the others what changed.
 func (a *Agent) observe(ctx context.Context, object *v1.Pod) {
@@ -95,17 +128,19 @@ func (a *Agent) observe(ctx context.Context, object *v1.Pod) {
 }
 
 // forget ends a Pod whose object is gone: it was deleted by force, or by this agent at its end.
-func (a *Agent) forget(object any) {
-	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = tombstone.Obj
-	}
-	uid := object.(*v1.Pod).UID
+func (a *Agent) forget(uid types.UID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.pods[uid]; p != nil {
 		p.vanish()
 		delete(a.pods, uid)
 	}
+}
+
+func (a *Agent) known() []types.UID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.pods))
 }
 
 // find is the Pod of that name that came last.

@@ -4,13 +4,19 @@
 
 mod affinity;
 mod bad_objects;
+mod certificates;
+mod conditions;
 mod conformance;
 mod deploy;
 mod events;
 mod harness;
 mod helm;
 mod image;
+mod outage;
 mod ownership;
+mod rolling;
 mod romeo;
 mod scale;
+mod scope;
+mod status;
 mod ways;

@@ -43,10 +43,19 @@ pub struct Target {
 impl Load {
     /// `connections` at once, each with a pause between two requests; returns once each was answered once.
     pub fn start(target: &Target, connections: usize, pause: Duration) -> Self {
+        Self::begin(target, connections, pause, true)
+    }
+
+    /// Likewise, with a new connection for each request.
+    pub fn anew(target: &Target, clients: usize, pause: Duration) -> Self {
+        Self::begin(target, clients, pause, false)
+    }
+
+    fn begin(target: &Target, connections: usize, pause: Duration, keeps: bool) -> Self {
         let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |_| {
             let (target, over, answered) = (target.clone(), over.clone(), answered.clone());
-            std::thread::spawn(move || run(&target, pause, &over, &answered))
+            std::thread::spawn(move || run(&target, pause, keeps, &over, &answered))
         };
         let threads = (0..connections).map(start).collect();
         let load = Self { over, answered, threads };
@@ -58,6 +67,14 @@ impl Load {
     pub fn wait(&self, answers: u64) {
         let until = self.answered.load(Ordering::Relaxed) + answers;
         super::eventually("answers under load", || (self.answered.load(Ordering::Relaxed) >= until).then_some(()));
+    }
+
+    /// Lets time pass in which it goes on.
+    pub fn go_on(&self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            self.wait(1);
+        }
     }
 
     pub fn stop(mut self) -> Tally {
@@ -87,7 +104,7 @@ impl Tally {
     }
 }
 
-fn run(target: &Target, pause: Duration, over: &AtomicBool, answered: &AtomicU64) -> Tally {
+fn run(target: &Target, pause: Duration, keeps: bool, over: &AtomicBool, answered: &AtomicU64) -> Tally {
     if target.outside {
         go_outside();
     }
@@ -106,6 +123,9 @@ fn run(target: &Target, pause: Duration, over: &AtomicBool, answered: &AtomicU64
                     tally.failures.push(format!("after {:?}: {failure}", begun.elapsed()));
                 }
             }
+        }
+        if !keeps {
+            connection = None;
         }
         tally.slowest = tally.slowest.max(asked.elapsed());
         std::thread::sleep(pause);

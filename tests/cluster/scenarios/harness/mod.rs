@@ -1,5 +1,6 @@
 //! What the scenarios share: the cluster they run in, Portunus in it, clients inside and outside, and load.
 
+pub mod access;
 pub mod client;
 pub mod cluster;
 pub mod instance;
