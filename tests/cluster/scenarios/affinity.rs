@@ -117,15 +117,18 @@ fn from_1_to_10_to_3_pods_everyone_whose_pod_lives_stays_in_every_replica_and_af
     println!("{} sessions stayed or moved once, over {rounds} rounds of a shrinking Deployment", stay.len());
     // The autoscaler would come to two as well, in its time.
     cluster.patch("apps/v1", "Deployment", "portunus", "portunus", &json!({ "spec": { "replicas": 2 } }));
-    every_replica_knows_them(cluster, &stay);
+    let before = every_replica_knows_them(cluster, &stay);
     cluster.kubectl(&["rollout", "restart", "-n", "portunus", "deployment/portunus"]);
-    cluster.kubectl(&["rollout", "status", "-n", "portunus", "deployment/portunus", "--timeout=120s"]);
-    assert_all_stay(portunus, &stay);
+    eventually("other replicas than before", || {
+        assert_all_stay(portunus, &stay);
+        let now = living(cluster, "portunus");
+        now.iter().all(|replica| !before.contains(&replica["status"]["podIP"])).then_some(())
+    });
     every_replica_knows_them(cluster, &stay);
 }
 
-/// Asks each Pod of Portunus by itself.
-fn every_replica_knows_them(cluster: &Cluster, sessions: &[Session]) {
+/// Asks each Pod of Portunus by itself; returns their addresses.
+fn every_replica_knows_them(cluster: &Cluster, sessions: &[Session]) -> Vec<Value> {
     let is_ready = |pod: &Value| {
         let conditions = pod["status"]["conditions"].as_array();
         conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
@@ -134,8 +137,10 @@ fn every_replica_knows_them(cluster: &Cluster, sessions: &[Session]) {
         let replicas = living(cluster, "portunus");
         (replicas.len() >= 2 && replicas.iter().all(is_ready)).then_some(replicas)
     });
-    for replica in replicas {
-        let address = format!("{}:8080", replica["status"]["podIP"].as_str().expect("an address"));
+    let addresses: Vec<Value> = replicas.iter().map(|replica| replica["status"]["podIP"].clone()).collect();
+    for address in &addresses {
+        let address = format!("{}:8080", address.as_str().expect("text"));
         assert_all_stay(address.parse().expect("an address"), sessions);
     }
+    addresses
 }

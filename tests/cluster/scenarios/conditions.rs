@@ -58,10 +58,9 @@ fn ready_endpoints_are_asked_and_without_any_those_that_serve_while_they_termina
             let ready = signs.starts_with(['+', '?']);
             let expected: BTreeSet<&str> = match beside {
                 Some("++-") if ready => ["this", "other"].into(),
-                Some("++-") => ["other"].into(),
                 Some("-++") if ready => ["this"].into(),
                 Some("-++") if asked => ["this", "other"].into(),
-                Some("-++") => ["other"].into(),
+                Some("++-" | "-++") => ["other"].into(),
                 _ if asked => ["this"].into(),
                 _ => [].into(),
             };

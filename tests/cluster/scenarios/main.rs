@@ -2,6 +2,8 @@
 //! of its own. `make scenarios` runs them in a cluster of their own (tests/cluster/README.md), one after the
 //! other: some take the API server away.
 
+#![allow(clippy::float_cmp, reason = "metrics are whole numbers, written as floats")]
+
 mod affinity;
 mod bad_objects;
 mod certificates;

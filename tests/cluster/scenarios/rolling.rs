@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::client::{becomes, outside};
 use crate::harness::load::{Load, Tally, Target};
 use crate::harness::{Namespace, cluster, eventually, manifests, scale};
 
@@ -21,7 +20,7 @@ fn serve(name: &str, replicas: usize) -> (Namespace, Target) {
     let rules: [(&str, &[manifests::Path]); 1] = [(&host, &[("Prefix", "/", "app")])];
     cluster.put(&manifests::ingress(&namespace, "app", "portunus", &rules));
     cluster.ready(&namespace, "app", replicas);
-    outside(|| becomes(address, &host, "/", 200));
+    crate::harness::client::outside(|| crate::harness::client::becomes(address, &host, "/", 200));
     (namespace, Target { address, host, path: "/".into(), outside: true })
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -18,8 +18,6 @@ use super::{eventually, setting};
 pub struct Cluster {
     pub runtime: Runtime,
     pub client: Client,
-    /// Where its logs and its kubeconfig are.
-    pub state: PathBuf,
     deployed: Mutex<Vec<&'static str>>,
 }
 
@@ -27,14 +25,14 @@ pub struct Cluster {
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let state = setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make scenarios");
+        setting("PORTUNUS_CLUSTER_STATE").expect("these run in a cluster of their own: make scenarios");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(async {
             let config = Config::infer().await.expect("the kubeconfig of the test cluster");
             Client::try_from(config).expect("a client")
         });
-        Cluster { runtime, client, state: state.into(), deployed: Mutex::default() }
+        Cluster { runtime, client, deployed: Mutex::default() }
     })
 }
 

@@ -82,10 +82,6 @@ impl Instance {
         cluster().run("kill", &["-s", signal, &id], "");
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     fn address(&self, kind: &str) -> SocketAddr {
         let mark = format!("listening for {kind} on ");
         let found = eventually(&format!("the address for {kind}"), || {
