@@ -103,7 +103,7 @@ fn the_api_server_dies_and_no_request_fails() {
     let deployed = cluster.portunus();
     let rules: [(&str, &[manifests::Path]); 1] = [("deployed.outage.test", &[("Prefix", "/", "app")])];
     cluster.put(&manifests::ingress(&namespace, "deployed", "portunus", &rules));
-    outside(|| becomes(deployed, "deployed.outage.test", "/", 200));
+    cluster.routed("deployed.outage.test");
     let instance = Instance::ready(&namespace, &[]);
     let through = Target { address: deployed, host: "deployed.outage.test".into(), path: "/".into(), outside: true };
     let loads = [load(&instance, &namespace), Load::start(&through, 4, PAUSE), Load::anew(&through, 2, PAUSE)];

@@ -20,7 +20,7 @@ fn serve(name: &str, replicas: usize) -> (Namespace, Target) {
     let rules: [(&str, &[manifests::Path]); 1] = [(&host, &[("Prefix", "/", "app")])];
     cluster.put(&manifests::ingress(&namespace, "app", "portunus", &rules));
     cluster.ready(&namespace, "app", replicas);
-    crate::harness::client::outside(|| crate::harness::client::becomes(address, &host, "/", 200));
+    cluster.routed(&host);
     (namespace, Target { address, host, path: "/".into(), outside: true })
 }
 

@@ -112,6 +112,13 @@ impl Cluster {
         addresses.collect()
     }
 
+    /// Waits until every replica of the outer instance answers for the host: a load meets all of them.
+    pub fn routed(&self, host: &str) {
+        for replica in self.replicas() {
+            super::client::becomes((replica, 8080).into(), host, "/", 200);
+        }
+    }
+
     /// The instance for calls inside, from `deploy/internal`; returns the address of its Service.
     pub fn internal(&self) -> std::net::SocketAddr {
         self.deploy("deploy/internal", "portunus-internal", "portunus-internal");
