@@ -342,9 +342,10 @@ GO = {"GOMAXPROCS": "1", "XDG_DATA_HOME": str(WORK / "caddy"), "XDG_CONFIG_HOME"
 
 def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
     peers = [
-        Peer("portunus", portunus(binary), binary, ["--version"]),
-        Peer("portunus-log", portunus(binary, access_log=True), binary, cases=("h1",)),
-        Peer("portunus-scrape", portunus(binary), binary, cases=("h1",)),
+        Peer("portunus", portunus(binary), binary, ["--version"],
+             differs={"x-forwarded-port": "80|443"}),  # the port that the client asks for, whatever is between
+        Peer("portunus-log", portunus(binary, access_log=True), binary, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
+        Peer("portunus-scrape", portunus(binary), binary, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
         Peer("nginx", nginx, shutil.which("nginx"), ["-v"]),
         Peer("haproxy", haproxy, shutil.which("haproxy"), ["-v"]),
         Peer("haproxy-splice", lambda place: haproxy(place, "option splice-response"), shutil.which("haproxy"), ["-v"], cases=("body",)),

@@ -22,6 +22,9 @@ func SetUpNode(nodes int) error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return err
 	}
+	// A load comes from one address and meets its own ports again soon: a connection that is over must not
+	// lead the next one of its port to a Pod that is gone. Where there is no conntrack, there is nothing to set.
+	_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", []byte("1"), 0o644)
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("make the node a router: %w", err)
 	}
