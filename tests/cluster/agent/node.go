@@ -15,7 +15,7 @@ import (
 const (
 	kubeletPort   = 10250
 	leaseDuration = 40 * time.Second
-	leaseInterval = 10 * time.Second
+	leaseInterval = 2 * time.Second
 	retryInterval = 200 * time.Millisecond
 )
 
@@ -27,12 +27,22 @@ var capacity = v1.ResourceList{
 	v1.ResourcePods:             resource.MustParse("250"),
 }
 
-// register makes the Node, ready; it tries again until the context ends.
-func (a *Agent) register(ctx context.Context) error {
+// allWell is what the Node says of itself, always.
+func allWell() []v1.NodeCondition {
 	now := metav1.Now()
 	condition := func(kind v1.NodeConditionType, status v1.ConditionStatus, reason string) v1.NodeCondition {
 		return v1.NodeCondition{Type: kind, Status: status, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now}
 	}
+	return []v1.NodeCondition{
+		condition(v1.NodeReady, v1.ConditionTrue, "KubeletReady"),
+		condition(v1.NodeMemoryPressure, v1.ConditionFalse, "KubeletHasSufficientMemory"),
+		condition(v1.NodeDiskPressure, v1.ConditionFalse, "KubeletHasNoDiskPressure"),
+		condition(v1.NodePIDPressure, v1.ConditionFalse, "KubeletHasSufficientPID"),
+	}
+}
+
+// register makes the Node, ready; it tries again until the context ends.
+func (a *Agent) register(ctx context.Context) error {
 	node := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: a.Node,
@@ -54,12 +64,7 @@ func (a *Agent) register(ctx context.Context) error {
 				KubeletVersion: "v1.36.3", OperatingSystem: "linux", Architecture: "amd64",
 				ContainerRuntimeVersion: "namespaces://1", OSImage: "none",
 			},
-			Conditions: []v1.NodeCondition{
-				condition(v1.NodeReady, v1.ConditionTrue, "KubeletReady"),
-				condition(v1.NodeMemoryPressure, v1.ConditionFalse, "KubeletHasSufficientMemory"),
-				condition(v1.NodeDiskPressure, v1.ConditionFalse, "KubeletHasNoDiskPressure"),
-				condition(v1.NodePIDPressure, v1.ConditionFalse, "KubeletHasSufficientPID"),
-			},
+			Conditions: allWell(),
 		},
 	}
 	for {
@@ -75,22 +80,10 @@ func (a *Agent) register(ctx context.Context) error {
 
 // heartbeat renews the node's Lease, which is how the control plane knows that the agent lives.
 func (a *Agent) heartbeat(ctx context.Context) {
-	leases := a.Client.CoordinationV1().Leases("kube-node-lease")
 	for {
-		now := metav1.NewMicroTime(time.Now())
-		spec := coordination.LeaseSpec{
-			HolderIdentity:       ptr.To(a.Node),
-			LeaseDurationSeconds: ptr.To(int32(leaseDuration / time.Second)),
-			RenewTime:            &now,
-		}
-		// A Lease can only be updated from the version that was read.
-		lease, err := leases.Get(ctx, a.Node, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.Node}, Spec: spec}
-			_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
-		} else if err == nil {
-			lease.Spec = spec
-			_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		err := a.renewLease(ctx)
+		if err == nil {
+			err = a.stayReady(ctx)
 		}
 		pause := leaseInterval
 		if err != nil {
@@ -100,4 +93,41 @@ func (a *Agent) heartbeat(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (a *Agent) renewLease(ctx context.Context) error {
+	leases := a.Client.CoordinationV1().Leases("kube-node-lease")
+	now := metav1.NewMicroTime(time.Now())
+	spec := coordination.LeaseSpec{
+		HolderIdentity:       ptr.To(a.Node),
+		LeaseDurationSeconds: ptr.To(int32(leaseDuration / time.Second)),
+		RenewTime:            &now,
+	}
+	// A Lease can only be updated from the version that was read.
+	lease, err := leases.Get(ctx, a.Node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.Node}, Spec: spec}
+		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+	} else if err == nil {
+		lease.Spec = spec
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	}
+	return err
+}
+
+// stayReady says again that all is well if the control plane doubts it, as it does when the API server was away
+// for longer than a Lease lasts.
+func (a *Agent) stayReady(ctx context.Context) error {
+	node, err := a.Client.CoreV1().Nodes().Get(ctx, a.Node, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == v1.NodeReady && condition.Status == v1.ConditionTrue {
+			return nil
+		}
+	}
+	node.Status.Conditions = allWell()
+	_, err = a.Client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
 }

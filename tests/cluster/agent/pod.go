@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,10 @@ func (p *pod) update(object *v1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.object = object
+	// The control plane says of the Pods of a node that it doubts that they aren't ready; that is said anew.
+	if p.lastWrite != nil && isReady(&object.Status) != isReady(p.lastWrite) {
+		p.lastWrite = nil
+	}
 	if object.DeletionTimestamp != nil && p.deadline.IsZero() {
 		grace := time.Duration(0)
 		if object.DeletionGracePeriodSeconds != nil {
@@ -74,6 +79,12 @@ func (p *pod) update(object *v1.Pod) {
 		close(p.stop)
 	}
 	p.notify()
+}
+
+func isReady(status *v1.PodStatus) bool {
+	return slices.ContainsFunc(status.Conditions, func(condition v1.PodCondition) bool {
+		return condition.Type == v1.PodReady && condition.Status == v1.ConditionTrue
+	})
 }
 
 // vanish says that the object is gone.
