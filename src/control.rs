@@ -145,7 +145,7 @@ impl Control {
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
         };
-        let (controller, resignation) = Controller::start(client, writing, sources);
+        let (controller, resignation) = Controller::start(client, writing, sources, self.metrics.clone());
         cluster.controller = Some(controller);
         Some(resignation)
     }
@@ -253,8 +253,6 @@ impl Control {
         if let Provider::Cluster(cluster) = &self.provider {
             standing.stale = self.from_snapshot.get() || cluster.stores.is_failing();
             standing.watches = cluster.stores.report();
-            let leads = cluster.controller.as_ref().is_some_and(Controller::leads);
-            self.metrics.leader.store(u64::from(leads), Ordering::Relaxed);
             self.metrics.watch_failures.store(cluster.stores.failures, Ordering::Relaxed);
         }
         self.metrics.stale.store(u64::from(standing.stale), Ordering::Relaxed);

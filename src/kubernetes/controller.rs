@@ -2,6 +2,7 @@
 //! and Events, which work while it leads.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -9,8 +10,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::events::{self, Live, Problems, Reporter};
-use super::lease::Candidate;
+use super::lease::{Candidate, Lead};
 use super::status::{self, Address, Differing, Written};
+use crate::metrics::Metrics;
 use crate::model::ObjectName;
 
 /// Longest wait at the end for the API server to take what is still to be written.
@@ -51,7 +53,6 @@ pub struct Sources {
 /// The running writers.
 pub struct Controller {
     changed: [Rc<Notify>; 2],
-    leader: watch::Receiver<bool>,
 }
 
 /// By it this replica lets another one lead.
@@ -62,8 +63,8 @@ pub struct Resignation {
 
 impl Controller {
     /// Starts on this thread's `LocalSet`.
-    pub fn start(client: &Client, writing: &Writing, sources: Sources) -> (Self, Resignation) {
-        let (leading, leader) = watch::channel(false);
+    pub fn start(client: &Client, writing: &Writing, sources: Sources, metrics: Arc<Metrics>) -> (Self, Resignation) {
+        let (ours, leader) = Lead::new(metrics);
         let (known, addresses) = watch::channel(None);
         let Sources { differing, written, problems, live } = sources;
         let publishes = match &writing.addresses {
@@ -80,7 +81,7 @@ impl Controller {
         let clears = (publishes && writing.clear).then(|| differing.clone());
         let (stop, stopped) = watch::channel(false);
         let candidate = Candidate::new(client, writing.lease.clone(), writing.identity.clone(), writing.lease_duration);
-        let done = tokio::task::spawn_local(lead(client.clone(), candidate, leading, stopped, clears));
+        let done = tokio::task::spawn_local(lead(client.clone(), candidate, ours, stopped, clears));
 
         let changed = [Rc::new(Notify::new()), Rc::new(Notify::new())];
         if publishes {
@@ -89,18 +90,14 @@ impl Controller {
             tokio::task::spawn_local(writer);
         }
         let reporter = Reporter { controller: writing.controller.clone(), instance: writing.identity.clone() };
-        let writer = events::write(client.clone(), reporter, leader.clone(), changed[1].clone(), problems, live);
+        let writer = events::write(client.clone(), reporter, leader, changed[1].clone(), problems, live);
         tokio::task::spawn_local(writer);
-        (Self { changed, leader }, Resignation { stop, done })
+        (Self { changed }, Resignation { stop, done })
     }
 
     /// Something that is written about may be different now.
     pub fn changed(&self) {
         self.changed.iter().for_each(|changed| changed.notify_one());
-    }
-
-    pub fn leads(&self) -> bool {
-        *self.leader.borrow()
     }
 }
 
@@ -121,16 +118,16 @@ impl Resignation {
 async fn lead(
     client: Client,
     mut candidate: Candidate,
-    leading: watch::Sender<bool>,
+    ours: Lead,
     mut stopped: watch::Receiver<bool>,
     clears: Option<Differing>,
 ) {
     tokio::select! {
-        () = candidate.campaign(&leading) => {}
+        () = candidate.campaign(&ours) => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
     // The writers stop before the Lease is free.
-    if !leading.send_replace(false) {
+    if !ours.set(false) {
         return;
     }
     let wait = clears.as_ref().map_or(Duration::ZERO, |_| candidate.succession());

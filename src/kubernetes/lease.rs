@@ -1,6 +1,8 @@
 //! One replica of several writes: the one that holds the Lease. It renews three times within the Lease's time;
 //! one that is gone is followed by another when that time is over, by the others' own clocks.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -10,10 +12,39 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
+use crate::metrics::Metrics;
 use crate::model::ObjectName;
 
 /// How often a candidate looks, as a part of the Lease's time.
 const LOOKS: u32 = 7;
+
+/// Whether this replica leads: the writers learn of it, and so does the metric, before anything is written.
+pub struct Lead {
+    leading: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Lead {
+    pub fn new(metrics: Arc<Metrics>) -> (Self, watch::Receiver<bool>) {
+        let (leading, leader) = watch::channel(false);
+        (Self { leading, metrics }, leader)
+    }
+
+    /// Says what was true before.
+    pub fn set(&self, leads: bool) -> bool {
+        self.metrics.leader.store(u64::from(leads), Ordering::Relaxed);
+        let mut before = leads;
+        self.leading.send_if_modified(|known| {
+            before = std::mem::replace(known, leads);
+            before != leads
+        });
+        before
+    }
+
+    fn is_ours(&self) -> bool {
+        *self.leading.borrow()
+    }
+}
 
 /// A candidate for the Lease.
 pub struct Candidate {
@@ -34,19 +65,19 @@ impl Candidate {
         Self { api, lease, identity, duration, observed: None, renewed: None }
     }
 
-    /// Takes and keeps the Lease whenever it can, and says so through `leader`, for ever.
-    pub async fn campaign(&mut self, leader: &watch::Sender<bool>) {
+    /// Takes and keeps the Lease whenever it can, and says so through `lead`, for ever.
+    pub async fn campaign(&mut self, lead: &Lead) {
         loop {
             let attempt = tokio::time::timeout(self.duration / 3, self.attempt()).await;
             let failure = match attempt {
                 Ok(Ok(true)) => {
                     self.renewed = Some(Instant::now());
-                    self.tell(leader, true);
+                    self.tell(lead, true);
                     None
                 }
                 Ok(Ok(false)) => {
                     self.renewed = None;
-                    self.tell(leader, false);
+                    self.tell(lead, false);
                     None
                 }
                 Ok(Err(error)) => Some(error.to_string()),
@@ -56,10 +87,10 @@ impl Candidate {
                 tracing::debug!(lease = %self.lease, failure, "the Lease could not be read or written");
                 // Nobody else takes it before its time is over; by then this one has stopped.
                 if self.renewed.is_none_or(|renewed| renewed.elapsed() > self.duration * 2 / 3) {
-                    self.tell(leader, false);
+                    self.tell(lead, false);
                 }
             }
-            let pause = if *leader.borrow() { self.duration / 3 } else { self.duration / LOOKS };
+            let pause = if lead.is_ours() { self.duration / 3 } else { self.duration / LOOKS };
             tokio::time::sleep(pause.mul_f64(fastrand::f64().midpoint(1.0))).await;
         }
     }
@@ -87,8 +118,8 @@ impl Candidate {
         self.duration / LOOKS * 2
     }
 
-    fn tell(&self, leader: &watch::Sender<bool>, leads: bool) {
-        let changed = leader.send_if_modified(|before| std::mem::replace(before, leads) != leads);
+    fn tell(&self, lead: &Lead, leads: bool) {
+        let changed = lead.set(leads) != leads;
         if changed && leads {
             tracing::info!(lease = %self.lease, identity = self.identity, "leading: this replica writes status and Events");
         } else if changed {
