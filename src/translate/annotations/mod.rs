@@ -3,13 +3,25 @@
 //! default counts. What isn't honoured fails safe: one that restricts access takes its Ingress's routes out of
 //! service (503), any other is named in a Problem, and none is passed over in silence.
 
-pub(super) mod affinity;
+mod access;
+mod affinity;
+mod backends;
+mod cors;
+mod redirects;
 mod table;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+pub(super) use affinity::Sessions;
+pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
+
+use super::Settings;
+use super::object::Ingress;
+use super::problem::{Kind, ObjectRef, Problem};
+use crate::filter::Filter;
+use crate::model::BackendOptions;
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -68,6 +80,78 @@ impl Annotation {
     }
 }
 
+/// What an Ingress's annotations ask of its rules.
+#[derive(Debug, Default)]
+pub(super) struct Behaviour {
+    /// Somebody might get in whom an annotation wants kept out, and can't.
+    pub(super) closed: bool,
+    /// In their order.
+    pub(super) filters: Vec<Filter>,
+    pub(super) options: Option<Arc<BackendOptions>>,
+    pub(super) sessions: Option<Sessions>,
+    pub(super) https: Https,
+}
+
+/// All that annotations come to.
+pub(super) struct Read {
+    pub(super) behaviour: Behaviour,
+    pub(super) problems: Vec<Problem>,
+    /// Problems that take nothing out of service.
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// Reads the annotations of an Ingress. What is honoured is in the behaviour; what is not is said, and closes the
+/// Ingress's rules if they would be open without it.
+pub(super) fn read(ingress: &Ingress, settings: &Settings) -> Read {
+    let mut values = Values::new(&ingress.annotations);
+    let mut behaviour = Behaviour {
+        closed: false,
+        filters: Vec::new(),
+        options: backends::options(&mut values),
+        sessions: affinity::read(&mut values),
+        https: redirects::https(&mut values),
+    };
+    let filters = &mut behaviour.filters;
+    filters.extend(redirects::read(&mut values));
+    filters.extend(cors::read(&mut values));
+    filters.extend(access::read(&mut values));
+    filters.extend(backends::upstream_host(&mut values));
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let ignored = settings.ignore_unsupported_annotations;
+    for Fault { name, what, fix, kind } in values.faults.into_iter().chain(unread(ingress)) {
+        let closes = kind != FaultKind::NoEffect && restricts(name);
+        let fix = match (closes, ignored) {
+            (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
+            (true, false) => format!(
+                "{fix}; it restricts access, so requests get 503; --unsupported-annotations ignore would let them pass"
+            ),
+            (false, _) if kind == FaultKind::Invalid => format!("{fix}; the default counts"),
+            (false, _) => fix,
+        };
+        behaviour.closed |= closes && !ignored;
+        let blocks = kind == FaultKind::Invalid || (closes && !ignored);
+        let object = ObjectRef::new(Kind::Ingress, &ingress.name);
+        let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
+        if blocks { problems.push(problem) } else { warnings.push(problem) }
+    }
+    Read { behaviour, problems, warnings }
+}
+
+/// Faults of what nobody reads.
+fn unread(ingress: &Ingress) -> impl Iterator<Item = Fault<'_>> {
+    ingress.annotations.iter().filter_map(|(name, _)| {
+        let what = match find(name).map(|row| row.status) {
+            Some(Status::Supported { .. }) => return None,
+            Some(Status::Planned) => "is not supported yet",
+            Some(Status::Never) => "means something to nginx alone, and is not supported",
+            None => "is not known",
+        };
+        let fix = if restricts(name) { "remove it" } else { "remove it, or do without; the rest of the Ingress works" };
+        let what = format!("`{PREFIX}{name}` {what}");
+        Some(Fault { name, what, fix: fix.to_owned(), kind: FaultKind::Unsupported })
+    })
+}
+
 /// The row of a key, by its name or an older one.
 pub(super) fn find(name: &str) -> Option<&'static Annotation> {
     static BY_NAME: LazyLock<HashMap<&str, &Annotation>> = LazyLock::new(|| {
@@ -101,25 +185,34 @@ pub(super) fn is_read(name: &str) -> bool {
     })
 }
 
-/// A key that is honoured and whose value counts for nothing.
+/// A key that counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault<'a> {
+struct Fault<'a> {
     /// As it is written.
-    pub(super) name: &'a str,
-    pub(super) what: String,
-    pub(super) fix: String,
-    /// The value is none; else it only has no effect.
-    pub(super) invalid: bool,
+    name: &'a str,
+    what: String,
+    fix: String,
+    kind: FaultKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FaultKind {
+    /// The value is none.
+    Invalid,
+    /// There is nothing that it could have an effect on.
+    NoEffect,
+    /// The key is not honoured.
+    Unsupported,
 }
 
 /// The annotations of one Ingress, as topics read them.
-pub(super) struct Values<'a> {
+struct Values<'a> {
     all: &'a [(Box<str>, Box<str>)],
-    pub(super) faults: Vec<Fault<'a>>,
+    faults: Vec<Fault<'a>>,
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn new(all: &'a [(Box<str>, Box<str>)]) -> Self {
+    fn new(all: &'a [(Box<str>, Box<str>)]) -> Self {
         Self { all, faults: Vec::new() }
     }
 
@@ -131,26 +224,35 @@ impl<'a> Values<'a> {
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.
     fn get<T>(&mut self, name: &'static str, fix: &str, parse: impl Fn(&'a str) -> Option<T>) -> Option<T> {
+        self.parse(name, |text| {
+            parse(text).ok_or_else(|| (format!("`{}` is no value for it", shown(text)), fix.to_owned()))
+        })
+    }
+
+    /// The same, where what is wrong and what to write instead depend on the text.
+    fn parse<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&'a str) -> Result<T, (String, String)>,
+    ) -> Option<T> {
         let (name, text) = self.text(find(name)?)?;
-        let value = parse(text);
-        if value.is_none() {
-            let shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
-            let more = if shown.len() < text.len() { "…" } else { "" };
-            let what = format!("`{shown}{more}` is no value for it");
-            let fix = format!("{fix}; the default counts");
-            self.faults.push(Fault { name, what, fix, invalid: true });
-        }
-        value
+        let read = parse(text);
+        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, kind: FaultKind::Invalid })).ok()
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
+        self.switched(name).unwrap_or_default()
+    }
+
+    /// A switch with a default of its own.
+    fn switched(&mut self, name: &'static str) -> Option<bool> {
         // What Go's ParseBool takes, as ingress-nginx does.
         let parse = |text| match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
             _ => None,
         };
-        self.get(name, "write \"true\" or \"false\"", parse).unwrap_or_default()
+        self.get(name, "write \"true\" or \"false\"", parse)
     }
 
     /// Says of keys of a topic that is not asked for that they do nothing.
@@ -158,9 +260,21 @@ impl<'a> Values<'a> {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
             let what = format!("it has no effect without `{PREFIX}{needs}`");
             let fix = format!("write `{PREFIX}{needs}` too, or remove it");
-            self.faults.push(Fault { name, what, fix, invalid: false });
+            self.faults.push(Fault { name, what, fix, kind: FaultKind::NoEffect });
         }
     }
+}
+
+/// As much of a value as a Problem repeats.
+fn shown(text: &str) -> String {
+    let begin: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    let more = if begin.len() < text.len() { "…" } else { "" };
+    begin + more
+}
+
+/// A list as ingress-nginx has them: by commas, without what is empty.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]
