@@ -47,6 +47,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
             backends: vec![BackendRef { backend: key.clone(), weight: 1 }],
             affinity: None,
+            forwarding: None,
             filters: Vec::new(),
         });
     }

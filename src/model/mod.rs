@@ -5,6 +5,7 @@
 mod affinity;
 mod backend;
 mod certificate;
+mod forwarding;
 mod host;
 mod host_map;
 mod name;
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
 pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protocol};
 pub use certificate::{Certificate, PrivateKey};
+pub use forwarding::{DefaultBackend, Failure, Forwarding, Retry};
 pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Affinity, BackendKey, ObjectName};
+use super::{Affinity, BackendKey, Forwarding, ObjectName};
 use crate::filter::Filter;
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
@@ -53,4 +53,6 @@ pub struct Rule {
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Box<Forwarding>>,
 }

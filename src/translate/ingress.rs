@@ -244,6 +244,7 @@ impl Parts {
             backends: open.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect(),
             filters: if behaviour.closed { Vec::new() } else { behaviour.filters.clone() },
             affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
+            forwarding: behaviour.forwarding.clone().filter(|_| !behaviour.closed),
             path,
         };
         self.rules.push((host, Located { rule, field, holds: false }));
@@ -255,6 +256,10 @@ impl Parts {
         self.https = behaviour.https;
         self.problems.extend(problems);
         self.warnings.extend(warnings);
+        if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref()) {
+            let field = format!("metadata.annotations[{}default-backend]", annotations::PREFIX);
+            self.backends.push((default.backend.clone(), field));
+        }
         behaviour
     }
 

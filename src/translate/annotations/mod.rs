@@ -7,6 +7,7 @@ mod access;
 mod affinity;
 mod backends;
 mod cors;
+pub(super) mod forwarding;
 mod redirects;
 mod table;
 
@@ -21,7 +22,7 @@ use super::Settings;
 use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use crate::filter::Filter;
-use crate::model::BackendOptions;
+use crate::model::{BackendOptions, Forwarding};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -90,6 +91,7 @@ pub(super) struct Behaviour {
     pub(super) options: Option<Arc<BackendOptions>>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+    pub(super) forwarding: Option<Box<Forwarding>>,
 }
 
 /// All that annotations come to.
@@ -110,6 +112,7 @@ pub(super) fn read(ingress: &Ingress, settings: &Settings) -> Read {
         options: backends::options(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
+        forwarding: forwarding::read(&mut values, &ingress.name.namespace, settings),
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
