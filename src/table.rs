@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue, StatusCode};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
 use crate::filter::Filter;
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, default_certificate};
 use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
@@ -25,6 +26,8 @@ pub struct Route {
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
     pub filters: Option<Arc<[Filter]>>,
+    /// None for most routes.
+    pub forwarding: Option<Arc<Forwarding>>,
     backends: Vec<(Arc<Slot>, u32)>,
     weight: u32,
 }
@@ -44,6 +47,37 @@ impl Route {
         }
         None
     }
+}
+
+/// How a route's requests are sent on, where it isn't as the operator's flags have it.
+#[derive(Debug)]
+pub struct Forwarding {
+    pub rule: model::Forwarding,
+    /// Who answers when the endpoints don't, or with an error.
+    pub default_backend: Option<SlotId>,
+    /// What it is told of the route.
+    pub error_fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Forwarding {
+    /// Whether the default backend answers instead of an answer with this status: an endpoint's, or our own.
+    pub fn replaces(&self, status: StatusCode, own: bool) -> bool {
+        let default = self.rule.default_backend.as_ref();
+        default.is_some_and(|default| default.errors.contains(&status.as_u16()) && (own || !default.passes_errors))
+    }
+}
+
+/// `X-Namespace` and the like, as ingress-nginx has them.
+fn error_fields(rule: &Rule) -> Vec<(HeaderName, HeaderValue)> {
+    let ingress = &rule.source;
+    let mut fields = vec![("x-namespace", ingress.namespace.to_string()), ("x-ingress-name", ingress.name.to_string())];
+    if let Some(BackendRef { backend, .. }) = rule.backends.first() {
+        fields.push(("x-service-name", backend.service.name.to_string()));
+        fields.push(("x-service-port", backend.port.to_string()));
+    }
+    // The API server lets nothing through that could not stand in a field; a folder might.
+    let field = |(name, text)| Some((HeaderName::from_static(name), HeaderValue::try_from(text).ok()?));
+    fields.into_iter().filter_map(field).collect()
 }
 
 #[derive(Debug)]
@@ -180,7 +214,15 @@ impl Publisher {
         let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, backends, weight }
+        let forwarding = rule.forwarding.as_deref().map(|forwarding| {
+            let default = forwarding.default_backend.as_ref();
+            Arc::new(Forwarding {
+                rule: forwarding.clone(),
+                default_backend: default.and_then(|default| self.slots.get(&default.backend)).map(|slot| slot.id()),
+                error_fields: if default.is_some() { error_fields(rule) } else { Vec::new() },
+            })
+        });
+        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, forwarding, backends, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {
@@ -216,7 +258,7 @@ fn epochs(upstreams: &[Option<Arc<Upstream>>]) -> Vec<u64> {
 
 /// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.
 pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
-    let certificate = |(secret, certificate): (&crate::model::ObjectName, &Arc<crate::model::Certificate>)| {
+    let certificate = |(secret, certificate): (&model::ObjectName, &Arc<model::Certificate>)| {
         json!({
             "secret": secret,
             "names": certificate.names,

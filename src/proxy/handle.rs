@@ -9,16 +9,18 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
 use super::connection::Connection;
-use super::error::Error;
+use super::error::{Error, blame};
+use super::error_page::{self, Page};
 use super::filters::{Applied, apply};
-use super::forward::{Plan, forward};
+use super::forward::{Failed, Plan, fail, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
+use super::send::Outgoing;
 use super::session::Session;
 use crate::filter::Answer;
 use crate::model::{HostName, normalize};
@@ -77,20 +79,32 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
     let answered = match decided {
-        Ok(plan) => {
-            let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
-            exchange.watch = body.watch();
-            let mut request = Some(Request::from_parts(head, body));
-            forward(table, plan, &mut request, exchange).await
-        }
-        Err(Refusal::Error(error)) => Err((error, exchange)),
-        Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
+        Ok(ref mut plan) => match admit(body, &mut exchange) {
+            Ok(body) => {
+                let mut request = Some(Request::from_parts(head, body));
+                let (mut table, mut read) = (Some(table), Ok(()));
+                if wants_whole(plan, request.as_ref(), &exchange) {
+                    table = None;
+                    read = Box::pin(read_whole(&mut request, &exchange)).await;
+                }
+                match read {
+                    Ok(()) => forward(table.unwrap_or_else(|| worker.table()), plan, &mut request, exchange).await,
+                    Err(error) => fail(error, exchange).await,
+                }
+            }
+            Err(error) => fail(error, exchange).await,
+        },
+        Err(Refusal::Error(error)) => fail(error, exchange).await,
+        Err(Refusal::Answer(answer)) => match respond(*answer, wants_body, exchange) {
+            Ok(response) => Ok(response),
+            Err((error, exchange)) => fail(error, exchange).await,
+        },
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -141,13 +155,20 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
+    if let Some(forwarding) = &route.forwarding {
+        exchange.forwarding = Some(forwarding.clone());
+        exchange.page = Page::of(forwarding, head, host.as_ref().unwrap_or(&NO_HOST));
+    }
     let mut upstream_host = None;
     if let Some(filters) = &route.filters {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
         upstream_host = apply(filters, facts, head, (name.as_str(), authority, path.as_deref()), applied)?;
     }
-    let backend = route.backend().ok_or(Error::NoEndpoint)?;
-    let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
+    let mut backend = route.backend().and_then(|backend| Some((backend, table.upstream(backend)?)));
+    if let Some(forwarding) = &route.forwarding {
+        backend = error_page::backend(table, forwarding, backend, (head, exchange));
+    }
+    let (backend, upstream) = backend.ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
@@ -230,25 +251,71 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
     Ok((route, matched))
 }
 
-/// A filter's answer.
-fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+/// The request's body on its way, unless it says that it is longer than it may be.
+fn admit(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
+    let worker = &exchange.connection.worker;
+    let bytes_max = exchange.forwarding.as_ref().and_then(|forwarding| forwarding.rule.body_bytes_max);
+    let bytes_max = bytes_max.unwrap_or(u64::MAX);
+    if incoming.size_hint().lower() > bytes_max {
+        return Err(Error::BodyTooLarge);
+    }
+    let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body_timeout, bytes_max);
+    exchange.watch = body.watch();
+    Ok(body)
+}
+
+/// Whether the body is read before an endpoint is chosen: never where both sides talk at once.
+fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &Exchange) -> bool {
+    let wanted = exchange.forwarding.as_ref().is_some_and(|forwarding| forwarding.rule.buffers_body);
+    let grpc = |request: &Request<RequestBody>| {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    };
+    wanted && plan.upgrade.is_none() && request.is_some_and(|request| !grpc(request))
+}
+
+async fn read_whole(request: &mut Outgoing, exchange: &Exchange) -> Result<(), Error> {
+    let Some(mut message) = request.take() else { return Ok(()) };
+    let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
+    let body = body.read_whole().await.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
+    if let RequestBody::Whole(whole) = &body {
+        message.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+        message.headers_mut().remove(header::TRAILER);
+    }
+    *message.body_mut() = body;
+    *request = Some(message);
+    Ok(())
+}
+
+/// A filter's answer, or the error page that the rule has for its status.
+fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
     let Answer { status, headers, text, reason } = answer;
     exchange.status = status.as_u16();
     exchange.reason = Some(reason);
+    if let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding)
+        && forwarding.replaces(status, true)
+    {
+        page.challenge = headers.into_iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE).map(|field| field.1);
+        return Err((Error::Answered(status), exchange));
+    }
     let mut response = own(status, text, wants_body, exchange);
     for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-    response
+    Ok(response)
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.
 fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
-    exchange.reason = Some(error.reason());
+    exchange.reason.get_or_insert(error.reason());
+    let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());
     let mut response = own(error.status(), error.message(), wants_body, exchange);
     let fields = response.headers_mut();
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = challenge {
+        fields.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if error == Error::Overloaded {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

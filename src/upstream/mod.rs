@@ -6,6 +6,7 @@ mod connect;
 mod pool;
 mod sessions;
 mod slots;
+mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
