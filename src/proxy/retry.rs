@@ -137,7 +137,12 @@ mod tests {
         for _ in 0..2 {
             let kept = buffers.keep(&request).unwrap();
             assert!(!is_idempotent(&kept.method));
-            let copy = Kept { method: kept.method.clone(), buffer: kept.buffer.clone(), end: kept.end, body: RequestBody::Empty };
+            let copy = Kept {
+                method: kept.method.clone(),
+                buffer: kept.buffer.clone(),
+                end: kept.end,
+                body: RequestBody::Empty,
+            };
             let again = copy.restore().unwrap();
             assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
             assert_eq!(again.headers(), request.headers());

@@ -256,7 +256,8 @@ impl Parts {
         self.https = behaviour.https;
         self.problems.extend(problems);
         self.warnings.extend(warnings);
-        if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref()) {
+        if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())
+        {
             let field = format!("metadata.annotations[{}default-backend]", annotations::PREFIX);
             self.backends.push((default.backend.clone(), field));
         }

@@ -73,7 +73,10 @@ pub struct BodyWatch {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
-    Streaming { incoming: Incoming, watch: Rc<BodyWatch> },
+    Streaming {
+        incoming: Incoming,
+        watch: Rc<BodyWatch>,
+    },
     /// Read before an endpoint was chosen, and to be sent as often as it takes.
     Whole(Whole),
     /// Read before, as far as there was room.

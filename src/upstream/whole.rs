@@ -170,7 +170,10 @@ mod tests {
         let mut whole = store.whole();
         for _ in 0..2 {
             let mut again = whole.again();
-            assert_eq!((again.left(), again.take().as_deref(), again.take(), again.left()), (3, Some(&b"abc"[..]), None, 0));
+            assert_eq!(
+                (again.left(), again.take().as_deref(), again.take(), again.left()),
+                (3, Some(&b"abc"[..]), None, 0)
+            );
             whole = again;
         }
         assert!(!Store::new(WHOLE_BYTES_MAX as u64 + 1).is_promising());

@@ -24,9 +24,27 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 ];
 
 pub(super) const ERRORS: &[Annotation] = &[
-    open("default-backend", "name of a Service", "", "its first port answers when the backend has no endpoint, and for `custom-http-errors`").example("app"),
-    open("custom-http-errors", "list of statuses, 4xx and 5xx", "", "instead of an answer with one of these `default-backend` is asked ([how](forwarding.md#errors))").example("404,503"),
-    open("disable-proxy-intercept-errors", "bool", "false", "endpoints' answers are passed on; `custom-http-errors` are those of Portunus alone").example("true"),
+    open(
+        "default-backend",
+        "name of a Service",
+        "",
+        "its first port answers when the backend has no endpoint, and for `custom-http-errors`",
+    )
+    .example("app"),
+    open(
+        "custom-http-errors",
+        "list of statuses, 4xx and 5xx",
+        "",
+        "instead of an answer with one of these `default-backend` is asked ([how](forwarding.md#errors))",
+    )
+    .example("404,503"),
+    open(
+        "disable-proxy-intercept-errors",
+        "bool",
+        "false",
+        "endpoints' answers are passed on; `custom-http-errors` are those of Portunus alone",
+    )
+    .example("true"),
 ];
 
 const SECONDS: &str = "write seconds, from 1 on, as \"60\"";
@@ -54,9 +72,8 @@ pub(super) fn read(values: &mut Values, namespace: &str, settings: &Settings) ->
 fn retry(values: &mut Values, general: Option<&Retry>) -> Option<Retry> {
     let on = values.get("proxy-next-upstream", "write off, or a list as `error timeout http_503`", failures);
     let tries = values.get("proxy-next-upstream-tries", "write a count, as \"3\"", |text| text.parse().ok());
-    let timeout = values.get("proxy-next-upstream-timeout", "write seconds, as \"30\"; 0 is no limit", |text| {
-        text.parse::<u32>().ok()
-    });
+    let timeout = values
+        .get("proxy-next-upstream-timeout", "write seconds, as \"30\"; 0 is no limit", |text| text.parse::<u32>().ok());
     if on.is_none() && tries.is_none() && timeout.is_none() {
         return general.cloned();
     }

@@ -78,6 +78,11 @@ impl Ingress {
         self
     }
 
+    /// ingress-nginx's annotations, without their prefix.
+    pub fn keys(self, keys: &[(&str, &str)]) -> Self {
+        keys.iter().fold(self, |all, (key, value)| all.annotation(&format!("nginx.ingress.kubernetes.io/{key}"), value))
+    }
+
     pub fn default_backend(mut self, service: &str, port: impl ToString) -> Self {
         self.default = Some((service.into(), port.to_string()));
         self
