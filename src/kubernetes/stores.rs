@@ -180,7 +180,9 @@ impl Stores {
         for kind in Kind::ALL {
             let watched =
                 |name: &ObjectName| self.sources.iter().any(|source| source.kind == kind && source.covers.has(name));
-            resources.retain(kind, |name| !watched(name), &HashSet::new());
+            for name in resources.names(kind).into_iter().filter(|name| !watched(name)) {
+                resources.remove(&ObjectRef { kind, name });
+            }
         }
     }
 
@@ -236,7 +238,10 @@ impl Stores {
                 source.synced = true;
                 let (kind, covers) = (source.kind, source.covers.clone());
                 let listed = source.listed.take().unwrap_or_default();
-                resources.retain(kind, |name| covers.has(name), &listed);
+                for name in resources.names(kind).into_iter().filter(|name| covers.has(name) && !listed.contains(name))
+                {
+                    resources.remove(&ObjectRef { kind, name });
+                }
                 if kind == Kind::Ingress {
                     self.statuses.borrow_mut().all.retain(|name, _| !covers.has(name) || listed.contains(name));
                 }
@@ -393,7 +398,7 @@ fn is_unsupported<K>(event: &Result<Event<K>, watcher::Error>) -> bool {
 }
 
 fn secret(secret: Secret) -> Option<Object> {
-    Object::from_secret(secret, unix_seconds())
+    Some(Object::from_secret(secret, unix_seconds()))
 }
 
 fn item<K: Watched>(object: K, convert: fn(K) -> Option<Object>) -> Item {

@@ -3,6 +3,7 @@
 //! about data. [`Snapshot`] is the whole of it: `translate` writes it, `Table` is compiled from it.
 
 mod affinity;
+mod authorities;
 mod backend;
 mod certificate;
 mod host;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
+pub use authorities::Authorities;
 pub use backend::{Backend, BackendKey, Endpoint, PortRef, Protocol};
 pub use certificate::{Certificate, PrivateKey};
 pub use host::{Host, HostPattern, InvalidHost};

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::{HeaderName, HeaderValue};
+
 use super::Settings;
-use super::annotations::{self, Fault, Status, Values, affinity};
+use super::annotations::{self, Fault, Nature, Status, Values, affinity};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -28,6 +30,10 @@ pub(super) struct Parts {
     pub(super) backends: Vec<(BackendKey, String)>,
     /// Sessions stay with their endpoints.
     pub(super) affinity: bool,
+    /// Fields that answers get, by an annotation.
+    pub(super) response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// What annotations name, be it there or not.
+    pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -51,7 +57,7 @@ pub(super) struct Tls {
 }
 
 impl Parts {
-    pub(super) fn new(ingress: &Ingress, settings: &Settings) -> Self {
+    pub(super) fn new(ingress: &Ingress, settings: &Settings, resources: &Resources) -> Self {
         let mut parts = Self {
             name: ingress.name.clone(),
             created: ingress.created,
@@ -60,6 +66,8 @@ impl Parts {
             listed: BTreeMap::new(),
             backends: Vec::new(),
             affinity: false,
+            response_headers: Vec::new(),
+            references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -88,7 +96,7 @@ impl Parts {
             parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
         }
         parts.read_tls(ingress);
-        parts.read_annotations(ingress, settings);
+        parts.read_annotations(ingress, settings, resources);
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
         parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -233,18 +241,23 @@ impl Parts {
     }
 
     /// What is honoured changes the rules; what is not is said, and closes them if they would be open without it.
-    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings) {
-        let mut values = Values::new(&ingress.annotations);
+    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings, resources: &Resources) {
+        let mut values = Values::new(ingress, resources);
         if let Some(sessions) = affinity::read(&mut values) {
             self.affinity = true;
             for (_, Located { rule, .. }) in &mut self.rules {
                 rule.affinity = Some(Box::new(sessions.of(rule.path.as_ref())));
             }
         }
-        for Fault { name, what, fix, invalid } in values.faults {
+        self.references = values.references;
+        for Fault { name, what, fix, nature } in values.faults {
             let object = ObjectRef::new(Kind::Ingress, &self.name);
             let field = format!("metadata.annotations[{}{name}]", annotations::PREFIX);
-            let problems = if invalid { &mut self.problems } else { &mut self.warnings };
+            // What others can mend is no reason to refuse this object.
+            let problems = match nature {
+                Nature::Invalid => &mut self.problems,
+                Nature::Missing | Nature::Idle => &mut self.warnings,
+            };
             problems.push(Problem::new(object, field, what, fix));
         }
         for (name, _) in &ingress.annotations {
@@ -352,7 +365,7 @@ fn certificate(
     resources: &Resources,
     problems: &mut Vec<Problem>,
 ) -> Option<ObjectName> {
-    let usable = |secret: &ObjectName| resources.secrets.get(secret).and_then(|secret| secret.certificate.as_ref());
+    let usable = |secret: &ObjectName| resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
     let listed = listing(ingresses, pattern);
     if let Some((first, others)) = listed.split_first() {
         problems.extend(others.iter().filter_map(|(parts, tls)| listed_twice(pattern, parts, tls, *first)));
@@ -398,7 +411,7 @@ pub(super) fn listed_twice(
 
 /// What is wrong with the Secret that a TLS block of the Ingress names.
 pub(super) fn secret_problem(parts: &Parts, tls: &Tls, resources: &Resources) -> Option<Problem> {
-    let (what, fix) = match resources.secrets.get(&tls.secret) {
+    let (what, fix) = match resources.tls_secret(&tls.secret) {
         None => (
             format!("there is no Secret {} of type kubernetes.io/tls", tls.secret),
             "create it; the default certificate is served meanwhile",

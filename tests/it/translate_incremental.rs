@@ -255,7 +255,7 @@ fn parse(kind: Kind, value: &Value) -> Option<Object> {
         Kind::Secret => {
             let mut value = value.clone();
             value["stringData"] = pair(value["pair"].as_str().unwrap_or_default());
-            Object::from_secret(typed::<Secret>(&value), NOW)
+            Some(Object::from_secret(typed::<Secret>(&value), NOW))
         }
         Kind::ConfigMap => Some(typed::<k8s_openapi::api::core::v1::ConfigMap>(value).into()),
         Kind::Namespace => Some(typed::<k8s_openapi::api::core::v1::Namespace>(value).into()),

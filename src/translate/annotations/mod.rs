@@ -6,13 +6,19 @@
 pub(super) mod affinity;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
+use super::object::Ingress;
+use super::problem::{Kind, ObjectRef};
+use super::resources::{Resources, Secret};
+use crate::model::ObjectName;
 pub use table::ANNOTATIONS;
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
+/// Longest name of an object, in bytes (Kubernetes documentation, "Object Names and IDs").
+const NAME_BYTES_MAX: usize = 253;
 
 /// Whose annotations these are.
 pub const PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -108,25 +114,54 @@ pub(super) struct Fault<'a> {
     pub(super) name: &'a str,
     pub(super) what: String,
     pub(super) fix: String,
-    /// The value is none; else it only has no effect.
-    pub(super) invalid: bool,
+    pub(super) nature: Nature,
 }
 
-/// The annotations of one Ingress, as topics read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nature {
+    /// The value is none, and only the Ingress can mend it.
+    Invalid,
+    /// What it names isn't there or is of no use, and others can mend it.
+    Missing,
+    /// It could be read, and has no effect.
+    Idle,
+}
+
+impl Fault<'_> {
+    /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
+    #[expect(dead_code, reason = "for the first key that is honoured and restricts")]
+    pub(super) fn closes(&self) -> bool {
+        match self.nature {
+            Nature::Invalid | Nature::Missing => restricts(self.name),
+            Nature::Idle => false,
+        }
+    }
+}
+
+/// An object that an annotation names.
+pub(super) struct Named<'a, T> {
+    pub(super) name: ObjectName,
+    pub(super) object: &'a T,
+}
+
+/// The annotations of one Ingress, as topics read them, and the objects that they name.
 pub(super) struct Values<'a> {
-    all: &'a [(Box<str>, Box<str>)],
+    ingress: &'a Ingress,
+    resources: &'a Resources,
     pub(super) faults: Vec<Fault<'a>>,
+    /// What was looked for, whether or not it is there: when it comes, changes or goes, the Ingress is read again.
+    pub(super) references: BTreeSet<ObjectRef>,
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn new(all: &'a [(Box<str>, Box<str>)]) -> Self {
-        Self { all, faults: Vec::new() }
+    pub(super) fn new(ingress: &'a Ingress, resources: &'a Resources) -> Self {
+        Self { ingress, resources, faults: Vec::new(), references: BTreeSet::new() }
     }
 
     /// A key as it is written, and its text, if it is there.
     fn text(&self, row: &Annotation) -> Option<(&'a str, &'a str)> {
         let named = |name: &str| name == row.name || row.aliases.contains(&name);
-        self.all.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
+        self.ingress.annotations.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
     }
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.
@@ -134,13 +169,72 @@ impl<'a> Values<'a> {
         let (name, text) = self.text(find(name)?)?;
         let value = parse(text);
         if value.is_none() {
-            let shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
-            let more = if shown.len() < text.len() { "…" } else { "" };
-            let what = format!("`{shown}{more}` is no value for it");
+            let what = format!("`{}` is no value for it", shown(text));
             let fix = format!("{fix}; the default counts");
-            self.faults.push(Fault { name, what, fix, invalid: true });
+            self.faults.push(Fault { name, what, fix, nature: Nature::Invalid });
         }
         value
+    }
+
+    /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
+    pub(super) fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
+        let named = self.reference(name, Kind::Secret)?;
+        let object = self.resources.secrets.get(&named);
+        if object.is_some_and(|secret| !secret.tls && secret.data.is_none()) {
+            self.broken(name, format!("Secret {named} has more than a megabyte of data"), "take something out of it");
+            return None;
+        }
+        self.found(name, Kind::Secret, named, object)
+    }
+
+    /// The ConfigMap that a key names; likewise.
+    pub(super) fn config_map(&mut self, name: &'static str) -> Option<Named<'a, BTreeMap<String, String>>> {
+        let named = self.reference(name, Kind::ConfigMap)?;
+        let object = self.resources.config_maps.get(&named);
+        self.found(name, Kind::ConfigMap, named, object)
+    }
+
+    /// Says that what a key names is there, but can't be used.
+    pub(super) fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects
+    /// used, and nobody else's.
+    fn reference(&mut self, name: &'static str, kind: Kind) -> Option<ObjectName> {
+        let (written, text) = self.text(find(name)?)?;
+        let own = &self.ingress.name.namespace;
+        let (namespace, object) = text.split_once('/').unwrap_or((own, text));
+        let mut invalid = |what, fix| {
+            self.faults.push(Fault { name: written, what, fix, nature: Nature::Invalid });
+            None
+        };
+        if !is_object_name(object) || !is_object_name(namespace) {
+            let what = format!("`{}` is no value for it", shown(text));
+            return invalid(what, format!("write the name of a {kind:?}, as NAME or NAMESPACE/NAME"));
+        }
+        if *namespace != **own {
+            let what = format!("the {kind:?} is in namespace `{}`, the Ingress in `{own}`", shown(namespace));
+            return invalid(what, format!("name a {kind:?} of the Ingress's own namespace; no other is read"));
+        }
+        let object = ObjectName { namespace: own.clone(), name: object.into() };
+        self.references.insert(ObjectRef::new(kind, &object));
+        Some(object)
+    }
+
+    fn found<T>(
+        &mut self,
+        key: &'static str,
+        kind: Kind,
+        name: ObjectName,
+        object: Option<&'a T>,
+    ) -> Option<Named<'a, T>> {
+        let Some(object) = object else {
+            self.broken(key, format!("there is no {kind:?} {name}"), "create it, or remove the annotation");
+            return None;
+        };
+        Some(Named { name, object })
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
@@ -158,8 +252,45 @@ impl<'a> Values<'a> {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
             let what = format!("it has no effect without `{PREFIX}{needs}`");
             let fix = format!("write `{PREFIX}{needs}` too, or remove it");
-            self.faults.push(Fault { name, what, fix, invalid: false });
+            self.faults.push(Fault { name, what, fix, nature: Nature::Idle });
         }
+    }
+}
+
+/// A value as a Problem repeats it.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing
+/// else may pass.
+fn is_object_name(text: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let [first, .., last] = label.as_bytes() else {
+            return label.bytes().len() == 1 && label.bytes().all(alphanumeric);
+        };
+        alphanumeric(*first) && alphanumeric(*last) && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
+    };
+    text.len() <= NAME_BYTES_MAX && text.split('.').all(label)
+}
+
+/// An Ingress `verona/shop` with these annotations, for tests.
+#[cfg(test)]
+fn annotated(all: &[(&str, &str)]) -> Ingress {
+    Ingress {
+        name: ObjectName::new("verona", "shop"),
+        created: None,
+        class: None,
+        legacy_class: None,
+        annotations: all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        default_backend: None,
+        rules: vec![],
+        tls: vec![],
     }
 }
 
