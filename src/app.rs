@@ -51,6 +51,7 @@ pub fn settings(objects: &Objects) -> Settings {
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
         select_namespaces: false,
+        allowed_response_headers: objects.global_allowed_response_headers.clone(),
         config_map: objects.configmap.clone(),
         strict_host_ownership: objects.strict_host_ownership,
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::{HeaderName, HeaderValue};
 
 use super::Settings;
-use super::annotations::{self, Fault, Nature, Status, Values, affinity};
+use super::annotations::{self, Fault, Nature, Status, Values, affinity, headers};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -249,6 +249,7 @@ impl Parts {
                 rule.affinity = Some(Box::new(sessions.of(rule.path.as_ref())));
             }
         }
+        self.response_headers = headers::read(&mut values, settings);
         self.references = values.references;
         for Fault { name, what, fix, nature } in values.faults {
             let object = ObjectRef::new(Kind::Ingress, &self.name);

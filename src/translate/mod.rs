@@ -29,7 +29,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::Settings;
+pub use settings::{Settings, response_header};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;

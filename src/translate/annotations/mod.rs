@@ -4,6 +4,7 @@
 //! service (503), any other is named in a Problem, and none is passed over in silence.
 
 pub(super) mod affinity;
+pub(super) mod headers;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -129,7 +130,7 @@ pub(super) enum Nature {
 
 impl Fault<'_> {
     /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
-    #[expect(dead_code, reason = "for the first key that is honoured and restricts")]
+    #[allow(dead_code, reason = "for the first key that is honoured and restricts")]
     pub(super) fn closes(&self) -> bool {
         match self.nature {
             Nature::Invalid | Nature::Missing => restricts(self.name),
@@ -177,6 +178,7 @@ impl<'a> Values<'a> {
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
+    #[allow(dead_code, reason = "for the first key that is honoured and names a Secret")]
     pub(super) fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
         let named = self.reference(name, Kind::Secret)?;
         let object = self.resources.secrets.get(&named);
@@ -296,9 +298,9 @@ fn annotated(all: &[(&str, &str)]) -> Ingress {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::translate::Object;
+    use crate::translate::secret::Content;
 
     #[test]
     fn what_closes_a_route_is_known_by_name() {
@@ -335,5 +337,36 @@ mod tests {
             assert!(!row.summary.is_empty() && !row.values.is_empty(), "{}", row.name);
         }
         assert!(names.len() > 130, "{} names", names.len());
+    }
+
+    #[test]
+    fn a_secret_of_any_type_is_found_by_its_name() {
+        let mut resources = Resources::default();
+        let mut put = |name: &str, tls: bool, bytes: usize| {
+            let data = BTreeMap::from([("auth".to_owned(), vec![b'a'; bytes])]);
+            resources.apply(Object::Secret(ObjectName::new("verona", name), Content::of(tls, data, 0)));
+        };
+        put("users", false, 10);
+        put("pair", true, 10);
+        put("huge", false, 2 * 1024 * 1024);
+        for (value, what) in [
+            ("users", None),
+            ("verona/pair", None),
+            ("huge", Some("Secret verona/huge has more than a megabyte of data")),
+            ("gone", Some("there is no Secret verona/gone")),
+            ("capulet/users", Some("the Secret is in namespace `capulet`, the Ingress in `verona`")),
+        ] {
+            let ingress = annotated(&[("auth-secret", value)]);
+            let mut values = Values::new(&ingress, &resources);
+            let found = values.secret("auth-secret").map(|Named { name, object }| (name.to_string(), object.tls));
+            assert_eq!(found.is_some(), what.is_none(), "{value}");
+            let fault = values.faults.first();
+            assert_eq!(fault.map(|fault| fault.what.as_str()), what);
+            assert!(fault.is_none_or(Fault::closes), "who may pass is not known");
+            assert_eq!(values.references.len(), usize::from(!value.starts_with("capulet")));
+        }
+        let ingress = annotated(&[]);
+        let mut values = Values::new(&ingress, &resources);
+        assert!(values.secret("auth-secret").is_none() && values.faults.is_empty() && values.references.is_empty());
     }
 }
