@@ -150,7 +150,7 @@ impl Control {
         let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
         let (live, problems) = (cluster.live.clone(), self.translator.clone());
-        let noted = live.clone();
+        let (noted, metrics) = (live.clone(), self.metrics.clone());
         let sources = Sources {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
@@ -165,8 +165,9 @@ impl Control {
             }),
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
+            leads: Rc::new(move |leads| metrics.leader.store(u64::from(leads), Ordering::Relaxed)),
         };
-        let (controller, resignation) = Controller::start(client, writing, sources, self.metrics.clone());
+        let (controller, resignation) = Controller::start(client, writing, sources);
         cluster.controller = Some(controller);
         Some(resignation)
     }

@@ -96,7 +96,8 @@ fn every_example_is_taken_without_a_problem() {
         let backend = json!({ "service": { "name": "app", "port": { "number": 80 } } });
         let ingress =
             json!({ "metadata": { "name": "app", "annotations": annotations }, "spec": { "defaultBackend": backend } });
-        let service = json!({ "metadata": { "name": "app" }, "spec": { "ports": [{ "port": 80 }] } });
+        let service =
+            json!({ "metadata": { "name": "app" }, "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
         let mut resources = Resources::default();
         resources.apply(Object::from(
             serde_json::from_value::<k8s_openapi::api::networking::v1::Ingress>(ingress).expect("an Ingress"),

@@ -4,8 +4,9 @@
 
 use http::{HeaderName, HeaderValue};
 
-use super::super::Settings;
 use super::{Annotation, Values, open, shown};
+use crate::filter::{Filter, ResponseHeaders};
+use crate::translate::Settings;
 
 /// Most fields of one ConfigMap.
 const FIELDS_MAX: usize = 64;
@@ -18,8 +19,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         open(CUSTOM, "name of a ConfigMap of the same namespace, or ns/name", "", "fields that answers get: the keys of the ConfigMap with their values. Names must be in the operator's `--global-allowed-response-headers`; `$variables` are not filled in").example("shop-headers"),
 ];
 
+pub(super) fn read(values: &mut Values, settings: &Settings) -> Option<Filter> {
+    let fields = fields(values, settings);
+    (!fields.is_empty()).then(|| Filter::ResponseHeaders(ResponseHeaders(fields)))
+}
+
 /// The fields that are asked for and allowed, in the order of names.
-pub(crate) fn read(values: &mut Values, settings: &Settings) -> Vec<(HeaderName, HeaderValue)> {
+fn fields(values: &mut Values, settings: &Settings) -> Vec<(HeaderName, HeaderValue)> {
     let Some(named) = values.config_map(CUSTOM) else { return Vec::new() };
     if named.object.len() > FIELDS_MAX {
         let what = format!("ConfigMap {} has more than {FIELDS_MAX} keys", named.name);
@@ -92,7 +98,7 @@ mod tests {
         let settings = Settings { allowed_response_headers: allowed, ..Settings::default() };
         let ingress = annotated(&[(CUSTOM, reference)]);
         let mut values = Values::new(&ingress, &resources);
-        let fields = read(&mut values, &settings);
+        let fields = fields(&mut values, &settings);
         let fields = fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         (fields, values.faults.into_iter().map(|fault| fault.what).collect())
     }
@@ -146,7 +152,7 @@ mod tests {
         let ingress = annotated(&[(CUSTOM, "gone")]);
         let resources = Resources::default();
         let mut values = Values::new(&ingress, &resources);
-        read(&mut values, &Settings::default());
+        fields(&mut values, &Settings::default());
         let gone = ObjectRef::new(Kind::ConfigMap, &ObjectName::new("verona", "gone"));
         assert_eq!(values.references.into_iter().collect::<Vec<_>>(), [gone]);
     }
