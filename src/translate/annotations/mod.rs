@@ -330,7 +330,7 @@ impl<'a> Values<'a> {
         object: Option<&'a T>,
     ) -> Option<Named<'a, T>> {
         let Some(object) = object else {
-            self.broken(key, format!("there is no {kind:?} {name}"), "create it, or remove the annotation");
+            self.broken(key, not_there(&ObjectRef::new(kind, &name)), "create it, or remove the annotation");
             return None;
         };
         Some(Named { name, object })
@@ -371,6 +371,11 @@ fn shown(text: &str) -> String {
 /// A list as ingress-nginx has them: by commas, without what is empty.
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// What to say of an object that isn't there.
+pub(super) fn not_there(object: &ObjectRef) -> String {
+    format!("there is no {object}")
 }
 
 /// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing
