@@ -9,7 +9,7 @@ use futures_util::stream::AbortHandle;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::{Covers, Stores, config, secret};
-use crate::translate::{Kind, ObjectRef, Resources};
+use crate::translate::{Kind, Object, ObjectRef, Resources};
 
 /// Most objects that are watched by name: each watch is a request that the API server keeps open.
 const NAMED_MAX: usize = 1000;
@@ -108,9 +108,9 @@ impl Stores {
                 let fields = format!("{one},{OTHER_TYPES}");
                 self.watch_one::<Secret>(&client, object.kind, covers, config().fields(&fields), secret).into()
             }
-            Kind::ConfigMap => self
-                .watch_one::<ConfigMap>(&client, object.kind, covers, config().fields(&one), |map| Some(map.into()))
-                .into(),
+            Kind::ConfigMap => {
+                self.watch_one::<ConfigMap>(&client, object.kind, covers, config().fields(&one), Object::from).into()
+            }
             Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice | Kind::Namespace => None,
         }
     }

@@ -412,10 +412,9 @@ pub(super) fn not_there(object: &ObjectRef) -> String {
 fn is_object_name(text: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
-        let [first, .., last] = label.as_bytes() else {
-            return label.bytes().len() == 1 && label.bytes().all(alphanumeric);
-        };
-        alphanumeric(*first) && alphanumeric(*last) && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
+        let ends = [label.bytes().next(), label.bytes().last()];
+        let inner = |byte: u8| alphanumeric(byte) || byte == b'-';
+        ends.iter().all(|end| end.is_some_and(alphanumeric)) && label.bytes().all(inner)
     };
     text.len() <= NAME_BYTES_MAX && text.split('.').all(label)
 }
