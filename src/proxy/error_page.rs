@@ -11,6 +11,7 @@ use super::body::{Exchange, ResponseBody};
 use super::error::Error;
 use super::forward::{Plan, forward};
 use super::headers;
+use super::session::Session;
 use crate::table::{Forwarding, Table};
 use crate::upstream::{RequestBody, SlotId, Upstream};
 
@@ -40,26 +41,27 @@ impl Page {
     }
 }
 
-/// The backend that takes a request: the rule's, or the default one while that has no endpoint and the other does.
-/// The request is told of it.
-pub fn backend<'t>(
+/// A backend that a request goes to, and its session there.
+type Destination<'t> = (SlotId, &'t Upstream, Option<Box<Session>>);
+
+/// Where a request goes: as the rule has it, or to the default backend while there is no endpoint and that has one.
+/// The request tells it so.
+pub fn destination<'t>(
     table: &'t Table,
     forwarding: &Forwarding,
-    own: Option<(SlotId, &'t Upstream)>,
+    own: Option<Destination<'t>>,
     (head, exchange): (&mut Parts, &mut Exchange),
-) -> Option<(SlotId, &'t Upstream)> {
+) -> Option<Destination<'t>> {
     let serves = |upstream: &Upstream| upstream.all_endpoints().next().is_some();
-    if own.is_some_and(|(_, upstream)| serves(upstream)) {
+    if own.as_ref().is_some_and(|(_, upstream, _)| serves(upstream)) {
         return own;
     }
-    let slot = forwarding.default_backend;
-    let default = slot.and_then(|slot| Some((slot, table.upstream(slot)?))).filter(|(_, upstream)| serves(upstream));
-    if default.is_some() {
-        // What it says counts.
-        exchange.page = None;
-        tell(&mut head.headers, forwarding, StatusCode::SERVICE_UNAVAILABLE);
-    }
-    default.or(own)
+    let upstream = |slot| Some((slot, table.upstream(slot).filter(|upstream| serves(upstream))?, None));
+    let Some(default) = forwarding.default_backend.and_then(upstream) else { return own };
+    // What it says counts.
+    exchange.page = None;
+    tell(&mut head.headers, forwarding, StatusCode::SERVICE_UNAVAILABLE);
+    Some(default)
 }
 
 /// Whether an endpoint's answer is let go for the default backend's. What it says of credentials is kept.
@@ -96,7 +98,7 @@ pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<Re
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
-    let mut plan = Plan { backend, protocol, host, upstream_host: None, upgrade: None, session: None };
+    let mut plan = Plan { backend, protocol, host, upstream_host: None, upgrade: None, session: None, key: None };
     match forward(table, &mut plan, &mut request, exchange).await {
         Ok(mut response) => {
             let fields = response.headers_mut();

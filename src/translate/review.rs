@@ -15,7 +15,7 @@ use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use super::{Translator, class, service};
+use super::{Translator, annotations, class, service};
 use crate::model::{HostPattern, PathMatch, Rule};
 
 /// What to answer: refuse if there is a reason to.
@@ -35,7 +35,7 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     let stored = resources.ingresses.get(&ingress.name);
     // What isn't there yet is the youngest; without a time it would be the oldest.
     ingress.created = stored.map_or(Some(i64::MAX), |stored| stored.created);
-    let parts = Parts::new(&ingress, &translator.settings);
+    let parts = Parts::new(&ingress, &translator.settings, resources);
     let before = translator.ingresses.get(&parts.name);
     let mut found = judge(translator, &parts);
     // A new one is older than nobody.
@@ -55,8 +55,12 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
         Some(0) | None => true,
     };
     let (refused, old): (Vec<_>, Vec<_>) = found.into_iter().partition(is_new);
+    // What nobody has named yet has not been looked for yet: it may well be there.
+    let unknown = parts.references.iter().filter(|object| !translator.by_reference.contains_key(object));
+    let unknown: Vec<String> = unknown.map(annotations::not_there).collect();
+    let warnings = parts.warnings.iter().filter(|problem| !unknown.contains(&problem.what)).cloned();
     let missing = missing(&parts, resources);
-    Review { refused, warnings: old.into_iter().chain(parts.warnings.iter().cloned()).chain(missing).collect() }
+    Review { refused, warnings: old.into_iter().chain(warnings).chain(missing).collect() }
 }
 
 /// What a problem is, wherever it moved: without the indices in its field.
@@ -83,6 +87,10 @@ fn judge(translator: &Translator, parts: &Parts) -> BTreeSet<Problem> {
 
 /// The rules whose place another rule has: in the table of now, or further up in the same Ingress.
 fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
+    // A canary has the place of another's rule, and takes it from nobody.
+    if parts.is_canary {
+        return Vec::new();
+    }
     let rules = || parts.rules_of(host).iter().map(|(_, located)| located).filter(|located| !located.holds);
     let mut winners: BTreeMap<Option<&PathMatch>, Option<&Rule>> = BTreeMap::new();
     winners.extend(rules().map(|located| (located.rule.path.as_ref(), None)));

@@ -15,7 +15,7 @@ fn ruled(addresses: &[SocketAddr], page: &Backend, keys: &[(&str, &str)]) -> (Fo
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", addresses));
     folder.write("page.yaml", app("default", "page", &[page.address()]));
-    let ingress = Ingress::new("default", "all").keys(&[("default-backend", "page")]).keys(keys);
+    let ingress = Ingress::new("default", "all").asks(&[("default-backend", "page")]).asks(keys);
     folder.write("ingress.yaml", ingress.prefix("/", "app", 80));
     let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
     portunus.wait_no_problems();
@@ -159,7 +159,7 @@ fn a_closed_ingress_is_closed_to_its_default_backend_too() {
     let folder = Folder::new();
     folder.write("page.yaml", app("default", "page", &[page.address()]));
     let keys = [("default-backend", "page"), ("custom-http-errors", "503"), ("auth-url", "http://x")];
-    folder.write("ingress.yaml", Ingress::new("default", "all").keys(&keys).prefix("/", "page", 80));
+    folder.write("ingress.yaml", Ingress::new("default", "all").asks(&keys).prefix("/", "page", 80));
     let portunus = Portunus::serve(&folder);
     assert_eq!(portunus.get("a.test", "/").status, 503);
     assert_eq!(page.count(), 0);

@@ -13,7 +13,7 @@ use crate::harness::*;
 fn ruled(addresses: &[SocketAddr], keys: &[(&str, &str)]) -> (Folder, Portunus) {
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", addresses));
-    folder.write("ingress.yaml", Ingress::new("default", "all").keys(keys).prefix("/", "app", 80));
+    folder.write("ingress.yaml", Ingress::new("default", "all").asks(keys).prefix("/", "app", 80));
     folder.write("plain.yaml", Ingress::new("default", "plain").host("plain.test").prefix("/", "app", 80));
     let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
     portunus.wait_no_problems();
@@ -188,7 +188,7 @@ fn a_client_that_stops_sending_what_is_read_whole_is_408() {
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", &[backend.address()]));
     let keys = [("proxy-request-buffering", "on")];
-    folder.write("ingress.yaml", Ingress::new("default", "all").keys(&keys).prefix("/", "app", 80));
+    folder.write("ingress.yaml", Ingress::new("default", "all").asks(&keys).prefix("/", "app", 80));
     let portunus = Portunus::serve_with(&folder, &["--request-body-timeout", "300ms"]);
     assert_eq!(Connection::open(portunus.http).ask(format!("{CHUNKED}3\r\nabc\r\n")).status, 408);
     assert_eq!(backend.count(), 0);

@@ -9,16 +9,20 @@
     reason = "counts and sizes of tests are small, and metrics are whole numbers"
 )]
 
+mod access;
 mod access_log;
 mod admin;
 mod affinity;
 mod annotations;
+mod backends;
 mod bad_arguments;
 mod bad_http2;
 mod bad_manifests;
 mod bad_requests;
 mod balance;
+mod canary;
 mod classes;
+mod cors;
 mod custom_errors;
 mod docs;
 mod drain;
@@ -35,6 +39,8 @@ mod limits;
 mod paths;
 mod proof;
 mod proxy_protocol;
+mod redirects;
+mod regex;
 mod retry;
 mod routing;
 mod services;

@@ -279,7 +279,7 @@ fn requests_that_lose_their_shared_connection_together_share_the_next_one() {
 /// A rule with these keys, to these backends, through one worker.
 fn ruled(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)]) -> (Folder, Portunus) {
     let folder = Folder::to_addresses(addresses);
-    folder.write("ingress.yaml", Ingress::new("default", "all").keys(keys).prefix("/", "app", 80));
+    folder.write("ingress.yaml", Ingress::new("default", "all").asks(keys).prefix("/", "app", 80));
     let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
     portunus.wait_no_problems();
     (folder, portunus)

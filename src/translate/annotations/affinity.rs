@@ -7,6 +7,7 @@ use crate::model::{Affinity, PathMatch, SameSite};
 /// Longest name, path or domain, in bytes: they go to each client.
 const TEXT_BYTES_MAX: usize = 1024;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
         open("affinity", "`cookie`", "", "a session stays with the endpoint that first answered it, by a cookie").example("cookie"),
         open("affinity-mode", "`balanced`, `persistent`", "balanced", "both mean: no session leaves an endpoint that serves. ingress-nginx moves some under `balanced` when a Service grows").example("persistent"),
@@ -113,12 +114,14 @@ fn cookie_path(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::annotated;
     use super::*;
     use crate::model::PathKind;
+    use crate::translate::Resources;
 
     fn read_all(all: &[(&str, &str)]) -> (Option<Affinity>, Vec<String>) {
-        let all: Vec<_> = all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut values = Values::new(&all);
+        let (ingress, resources) = (annotated(all), Resources::default());
+        let mut values = Values::new(&ingress, &resources);
         let sessions = read(&mut values);
         let affinity = sessions.map(|sessions| sessions.of(Some(&PathMatch::new(PathKind::Prefix, "/shop/"))));
         (affinity, values.faults.into_iter().map(|fault| fault.name.to_owned()).collect())

@@ -79,8 +79,9 @@ impl Ingress {
     }
 
     /// ingress-nginx's annotations, without their prefix.
-    pub fn keys(self, keys: &[(&str, &str)]) -> Self {
-        keys.iter().fold(self, |all, (key, value)| all.annotation(&format!("nginx.ingress.kubernetes.io/{key}"), value))
+    pub fn asks(self, keys: &[(&str, &str)]) -> Self {
+        let prefix = "nginx.ingress.kubernetes.io";
+        keys.iter().fold(self, |ingress, (key, value)| ingress.annotation(&format!("{prefix}/{key}"), value))
     }
 
     pub fn default_backend(mut self, service: &str, port: impl ToString) -> Self {
