@@ -12,6 +12,7 @@ use super::error::Error;
 use super::forward::{Plan, forward};
 use super::headers;
 use super::session::Session;
+use crate::filter::Answer;
 use crate::table::{Forwarding, Table};
 use crate::upstream::{RequestBody, SlotId, Upstream};
 
@@ -70,6 +71,18 @@ pub fn replaces<B>(response: &mut Response<B>, exchange: &mut Exchange) -> bool 
     let replaces = !page.asked && forwarding.replaces(response.status(), false);
     if replaces {
         page.challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
+    }
+    replaces
+}
+
+/// The same for what a filter answers.
+pub fn replaces_own(answer: &Answer, exchange: &mut Exchange) -> bool {
+    let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding) else { return false };
+    let replaces = forwarding.replaces(answer.status, true);
+    if replaces {
+        let challenge = answer.headers.iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE);
+        page.challenge = challenge.map(|(_, value)| value.clone());
+        exchange.reason = Some(answer.reason);
     }
     replaces
 }

@@ -9,23 +9,23 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
 use super::connection::Connection;
-use super::error::{Error, blame};
+use super::error::Error;
 use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
-use super::forward::{Failed, Plan, fail, forward};
+use super::forward::{Plan, fail, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
-use super::send::Outgoing;
+use super::intake::{admit, read_whole, wants_whole};
 use super::session::Session;
 use crate::filter::Answer;
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::{RequestBody, SlotId, Upstream};
+use crate::upstream::{SlotId, Upstream};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -101,10 +101,10 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
             Err(error) => fail(error, exchange).await,
         },
         Err(Refusal::Error(error)) => fail(error, exchange).await,
-        Err(Refusal::Answer(answer)) => match respond(*answer, wants_body, exchange) {
-            Ok(response) => Ok(response),
-            Err((error, exchange)) => fail(error, exchange).await,
-        },
+        Err(Refusal::Answer(answer)) if error_page::replaces_own(&answer, &mut exchange) => {
+            fail(Error::Answered(answer.status), exchange).await
+        }
+        Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -279,58 +279,16 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
     Ok((route, matched))
 }
 
-/// The request's body on its way, unless it says that it is longer than it may be.
-fn admit(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
-    let worker = &exchange.connection.worker;
-    let bytes_max = exchange.forwarding.as_ref().and_then(|forwarding| forwarding.rule.body_bytes_max);
-    let bytes_max = bytes_max.unwrap_or(u64::MAX);
-    if incoming.size_hint().lower() > bytes_max {
-        return Err(Error::BodyTooLarge);
-    }
-    let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body_timeout, bytes_max);
-    exchange.watch = body.watch();
-    Ok(body)
-}
-
-/// Whether the body is read before an endpoint is chosen: never where both sides talk at once.
-fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &Exchange) -> bool {
-    let wanted = exchange.forwarding.as_ref().is_some_and(|forwarding| forwarding.rule.buffers_body);
-    let grpc = |request: &Request<RequestBody>| {
-        let kind = request.headers().get(header::CONTENT_TYPE);
-        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-    };
-    wanted && plan.upgrade.is_none() && request.is_some_and(|request| !grpc(request))
-}
-
-async fn read_whole(request: &mut Outgoing, exchange: &Exchange) -> Result<(), Error> {
-    let Some(mut message) = request.take() else { return Ok(()) };
-    let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
-    let body = body.read_whole().await.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
-    if let RequestBody::Whole(whole) = &body {
-        message.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
-        message.headers_mut().remove(header::TRAILER);
-    }
-    *message.body_mut() = body;
-    *request = Some(message);
-    Ok(())
-}
-
-/// A filter's answer, or the error page that the rule has for its status.
-fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
+/// A filter's answer.
+fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     let Answer { status, headers, text, reason } = answer;
     exchange.status = status.as_u16();
     exchange.reason = Some(reason);
-    if let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding)
-        && forwarding.replaces(status, true)
-    {
-        page.challenge = headers.into_iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE).map(|field| field.1);
-        return Err((Error::Answered(status), exchange));
-    }
     let mut response = own(status, text, wants_body, exchange);
     for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-    Ok(response)
+    response
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.

@@ -11,6 +11,7 @@ mod filters;
 mod forward;
 mod handle;
 mod headers;
+mod intake;
 mod io;
 mod join;
 mod listener;

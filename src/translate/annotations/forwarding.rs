@@ -179,12 +179,18 @@ fn is_service_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::annotated;
     use super::*;
+    use crate::translate::Resources;
 
     fn read_all(all: &[(&str, &str)]) -> (Option<Box<Forwarding>>, Vec<String>) {
-        let all: Vec<_> = all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut values = Values::new(&all);
-        let forwarding = read(&mut values, "montague", &Settings::default());
+        read_beside(all, &Settings::default())
+    }
+
+    fn read_beside(all: &[(&str, &str)], settings: &Settings) -> (Option<Box<Forwarding>>, Vec<String>) {
+        let (ingress, resources) = (annotated(all), Resources::default());
+        let mut values = Values::new(&ingress, &resources);
+        let forwarding = read(&mut values, "montague", settings);
         (forwarding, values.faults.into_iter().map(|fault| fault.name.to_owned()).collect())
     }
 
@@ -246,7 +252,7 @@ mod tests {
             custom_http_errors: vec![500],
             ..Settings::default()
         };
-        assert_eq!(*read(&mut Values::new(&[]), "a", &settings).unwrap(), settings.forwarding);
+        assert_eq!(*read_beside(&[], &settings).0.unwrap(), settings.forwarding);
         let own = [
             ("proxy-body-size", "0"),
             ("proxy-request-buffering", "off"),
@@ -254,9 +260,8 @@ mod tests {
             ("proxy-connect-timeout", "1"),
             ("default-backend", "b"),
         ];
-        let own = own.map(|(name, value)| (name.into(), value.into()));
-        let read = *read(&mut Values::new(&own), "a", &settings).unwrap();
-        let backend = BackendKey { service: ObjectName::new("a", "b"), port: PortRef::First, options: None };
+        let read = *read_beside(&own, &settings).0.unwrap();
+        let backend = BackendKey { service: ObjectName::new("montague", "b"), port: PortRef::First, options: None };
         let expected = Forwarding {
             connect_timeout_seconds: Some(1),
             read_timeout_seconds: Some(5),
