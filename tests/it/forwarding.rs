@@ -90,7 +90,8 @@ fn a_body_that_says_it_is_too_long_reaches_nobody() {
         let mut client = h2::Connection::cleartext(portunus.http).await;
         let request = http::Request::post("http://a.test/").header("content-length", "1025");
         let body = http_body_util::Full::new(bytes::Bytes::from(vec![b'x'; 1025]));
-        let response = client.start(request.body(http_body_util::BodyExt::boxed(body)).expect("a request")).await;
+        let response =
+            client.start(request.body(http_body_util::BodyExt::boxed_unsync(body)).expect("a request")).await;
         assert_eq!(response.expect("an answer").status(), 413);
     });
     assert_eq!(backend.count(), 2);
@@ -152,7 +153,7 @@ fn what_is_too_long_to_be_read_whole_and_what_is_a_conversation_streams() {
     let (_folder, portunus) = ruled(&[backend.address()], &keys);
     let long = "x".repeat(2 * MIB);
     let answer = Connection::open(portunus.http).ask(post(&long));
-    assert!(answer.text() == long && answer.framing == Framing::Length(2 * MIB as u64));
+    assert!(answer.text() == long && answer.framing == Framing::Length(2 * MIB));
     // Without a length it shows only when the room is full.
     let mut client = Connection::open(portunus.http);
     client.send(format!("{CHUNKED}{:x}\r\n{long}\r\n", long.len()));
