@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
+use super::client_certificate::{self, Presented};
 use super::connection::Connection;
 use super::error::Error;
 use super::forward::{Plan, forward};
@@ -27,6 +28,9 @@ struct Facts<'c> {
     trusted: bool,
     /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
     server_name: Option<&'c str>,
+    secure: bool,
+    /// Only if the handshake asked for a certificate.
+    presented: Option<&'c Presented>,
 }
 
 /// Instead of an answer: the stream is reset, as the endpoint reset ours.
@@ -49,6 +53,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         limits: worker.settings.limits,
         trusted: connection.peer.trusted,
         server_name: connection.server_name.as_deref(),
+        secure: connection.secure,
+        presented: connection.presented.as_deref(),
     };
     let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded)
@@ -96,7 +102,7 @@ fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchang
         // HTTP/1.0 may leave it out.
         None => HostName::parse("none.invalid").expect("it is a name"),
     };
-    if !table.certificates.may_share(facts.server_name, name.as_str()) {
+    if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
         return Err(Error::Misdirected);
     }
     let route = find(table, name.as_str(), head)?;

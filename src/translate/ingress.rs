@@ -337,7 +337,7 @@ pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Res
     }
     rules.shrink_to_fit();
     let certificate = certificate(pattern, ingresses, resources, &mut problems);
-    (Host { pattern: pattern.clone(), rules, certificate }, problems)
+    (Host { pattern: pattern.clone(), rules, certificate, client_certificates: None }, problems)
 }
 
 /// What to say of a rule whose place is taken.

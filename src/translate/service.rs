@@ -26,6 +26,7 @@ pub(super) fn backend(
     let mut backend = Backend {
         key: key.clone(),
         protocol: Protocol::Http1,
+        tls: None,
         policy: settings.policy,
         endpoints: Vec::new(),
         sessions: None,
