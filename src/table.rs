@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
+use crate::filter::Filter;
 use crate::metrics::{Metrics, RouteId};
 use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
@@ -22,6 +23,8 @@ pub struct Route {
     pub label: Arc<str>,
     pub id: RouteId,
     pub affinity: Option<Arc<Affinity>>,
+    /// In their order; none for most routes.
+    pub filters: Option<Arc<[Filter]>>,
     backends: Vec<(Arc<Slot>, u32)>,
     weight: u32,
 }
@@ -176,7 +179,8 @@ impl Publisher {
         let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
         let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, backends, weight }
+        let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
+        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, backends, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
 pub use authorities::Authorities;
-pub use backend::{Backend, BackendKey, Endpoint, PortRef, Protocol};
+pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protocol};
 pub use certificate::{Certificate, PrivateKey};
 pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};

@@ -5,6 +5,7 @@ mod access_log;
 mod body;
 mod connection;
 mod error;
+mod filters;
 mod forward;
 mod handle;
 mod headers;

@@ -8,6 +8,7 @@
 mod annotations;
 mod class;
 mod few;
+mod host;
 mod ingress;
 mod object;
 mod ownership;
@@ -29,7 +30,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::Settings;
+pub use settings::{Hsts, Settings};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
@@ -300,7 +301,7 @@ impl Translator {
             let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
             problems.extend(refused.flat_map(|parts| owner.refusals(pattern, parts)));
         }
-        let (host, conflicts) = ingress::merge(pattern, &ingresses, resources);
+        let (host, conflicts) = host::merge(pattern, &ingresses, resources, &self.settings);
         // A host that is somebody's who does not name it is as if nobody did: his wildcard takes it.
         let unnamed = ingresses.is_empty();
         problems.extend(conflicts);
@@ -347,7 +348,7 @@ impl Translator {
 
 /// Sorts before every key of the service.
 fn first_key(service: &ObjectName) -> BackendKey {
-    BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0) }
+    BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0), options: None }
 }
 
 /// Adds to the set of a key, or takes out of it; who makes what depends on the key removes an empty one.
