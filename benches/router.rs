@@ -37,7 +37,7 @@ fn in_paths(rule: usize) -> (String, String) {
 
 fn table(size: usize, place: Place) -> Arc<Table> {
     let service = ObjectName::new("default", "app");
-    let key = BackendKey { service: service.clone(), port: PortRef::Number(80) };
+    let key = BackendKey { service: service.clone(), port: PortRef::Number(80), options: None };
     let mut hosts: BTreeMap<HostPattern, Vec<Rule>> = BTreeMap::new();
     for rule in 0..size {
         let (host, path) = place(rule);
@@ -47,6 +47,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
             backends: vec![BackendRef { backend: key.clone(), weight: 1 }],
             affinity: None,
+            filters: Vec::new(),
         });
     }
     let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {

@@ -29,7 +29,7 @@ use crate::proxy::{self, AccessLog, Destination, Limits, Socket};
 use crate::sockets::Sockets;
 use crate::table::describe;
 use crate::tls;
-use crate::translate::{Settings, review};
+use crate::translate::{Hsts, Settings, review};
 use crate::upstream::{PoolSettings, SessionKey};
 
 /// How often a draining process looks whether it is done.
@@ -50,9 +50,11 @@ pub fn settings(objects: &Objects) -> Settings {
         policy: objects.load_balance.into(),
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
-        select_namespaces: false,
+        ssl_redirect: objects.ssl_redirect,
+        hsts: Hsts { on: objects.hsts, ..Hsts::default() },
         config_map: objects.configmap.clone(),
         strict_host_ownership: objects.strict_host_ownership,
+        ..Settings::default()
     }
 }
 

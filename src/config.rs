@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::balance::Policy;
@@ -59,6 +59,12 @@ pub struct Objects {
     /// What becomes of an Ingress with an ingress-nginx annotation that restricts access and isn't supported
     #[arg(long, env = "PORTUNUS_UNSUPPORTED_ANNOTATIONS", default_value = "close", value_name = "WHAT")]
     pub unsupported_annotations: Unsupported,
+    /// Send requests from http to https on hosts that a TLS block lists, unless their Ingress says `ssl-redirect`
+    #[arg(long, env = "PORTUNUS_SSL_REDIRECT", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub ssl_redirect: bool,
+    /// Tell browsers over TLS to come by https alone for a year, to subdomains too (Strict-Transport-Security)
+    #[arg(long, env = "PORTUNUS_HSTS", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub hsts: bool,
     /// ConfigMap with settings that count before these flags, under their names, and may change while serving
     #[arg(long, env = "PORTUNUS_CONFIGMAP", value_name = "NS/NAME")]
     pub configmap: Option<ObjectName>,

@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod clock;
 pub mod drain;
+pub mod filter;
 pub mod metrics;
 pub mod telemetry;
 

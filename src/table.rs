@@ -9,8 +9,9 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
+use crate::filter::Filter;
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
@@ -22,6 +23,10 @@ pub struct Route {
     pub label: Arc<str>,
     pub id: RouteId,
     pub affinity: Option<Arc<Affinity>>,
+    /// In their order; none for most routes.
+    pub filters: Option<Arc<[Filter]>>,
+    /// It is for a certificate authority alone, which looks here for proof.
+    pub is_challenge: bool,
     backends: Vec<(Arc<Slot>, u32)>,
     weight: u32,
 }
@@ -148,8 +153,15 @@ impl Publisher {
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let endpoint_epochs = epochs(&upstreams);
-        let table =
-            Table { generation, certificates, clients, routes, upstreams, endpoint_epochs, metrics: self.metrics.clone() };
+        let table = Table {
+            generation,
+            certificates,
+            clients,
+            routes,
+            upstreams,
+            endpoint_epochs,
+            metrics: self.metrics.clone(),
+        };
         drop(previous);
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
@@ -205,7 +217,9 @@ impl Publisher {
         let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
         let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, backends, weight }
+        let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
+        let is_challenge = rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge);
+        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, is_challenge, backends, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use peak_ewma::Latency;
 
 /// How requests are spread over a backend's endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub enum Policy {
     /// In turn, in proportion to the weights; each worker starts at a place of its own.
     #[default]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{BackendTls, ObjectName, Sessions};
+use super::{BackendTls, BackendTlsOptions, ObjectName, Sessions};
 use crate::balance::Policy;
 
 /// A port of a Service as an Ingress names it.
@@ -25,11 +25,31 @@ impl fmt::Display for PortRef {
     }
 }
 
-/// Names a backend: `namespace/service:port`.
+/// Names a backend: `namespace/service:port`, and what is asked of it beside what its Service says. One Service port
+/// is as many backends as there are different things asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendKey {
     pub service: ObjectName,
     pub port: PortRef,
+    pub options: Option<Arc<BackendOptions>>,
+}
+
+/// What a rule asks of its backends; what is left open is the Service's or the operator's to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct BackendOptions {
+    pub protocol: Option<Protocol>,
+    pub policy: Option<Policy>,
+    /// Send to the Service's own address, and leave the balancing to the cluster.
+    pub service_address: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTlsOptions>>,
+}
+
+impl BackendOptions {
+    /// `None` if nothing is asked.
+    pub fn any(self) -> Option<Arc<Self>> {
+        (self != Self::default()).then(|| Arc::new(self))
+    }
 }
 
 impl fmt::Display for BackendKey {
@@ -45,7 +65,7 @@ impl Serialize for BackendKey {
 }
 
 /// What is spoken to the endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Protocol {
     Http1,
     /// HTTP/2 in cleartext by prior knowledge (RFC 9113, 3.3).

@@ -22,8 +22,9 @@ pub struct BackendTlsOptions {
     pub versions: TlsVersions,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum TlsVersions {
+    #[default]
     All,
     Only12,
     Only13,

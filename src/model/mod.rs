@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
 pub use authorities::Authorities;
-pub use backend::{Backend, BackendKey, Endpoint, PortRef, Protocol};
+pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protocol};
 pub use backend_tls::{BackendTls, BackendTlsOptions, TlsVersions};
 pub use certificate::{Certificate, PrivateKey};
 pub use client_certificates::{ClientCertificates, VerifyClient};

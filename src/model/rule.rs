@@ -1,9 +1,9 @@
-//! One rule of a host: what it matches and where it sends. Conditions beside the path, and filters, arrive as
-//! further fields.
+//! One rule of a host: what it matches, what it does with a request, and where it sends it.
 
 use serde::Serialize;
 
 use super::{Affinity, BackendKey, ObjectName};
+use crate::filter::Filter;
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,6 +30,12 @@ impl PathMatch {
         };
         Self { kind, value: value.into() }
     }
+
+    /// Whether nothing but an authority's look for proof (RFC 8555, 8.3) matches. What is there is meant for everybody.
+    pub fn is_acme_challenge(&self) -> bool {
+        let rest = self.value.strip_prefix("/.well-known/acme-challenge");
+        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && self.kind == PathKind::Prefix))
+    }
 }
 
 /// A share of a rule's requests.
@@ -47,6 +53,9 @@ pub struct Rule {
     /// `None` takes what no other rule of the host matched (an Ingress's `defaultBackend`).
     pub path: Option<PathMatch>,
     pub backends: Vec<BackendRef>,
+    /// What is done with requests and answers, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,

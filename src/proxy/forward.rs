@@ -34,8 +34,9 @@ type Failed = (Error, Exchange);
 pub struct Plan {
     pub backend: SlotId,
     pub protocol: Protocol,
-    /// `Host` for the endpoint.
+    /// The host that the client asked for, and `Host` for the endpoint, if that is another.
     pub host: HeaderValue,
+    pub upstream_host: Option<HeaderValue>,
     /// The protocol that the connection is to be upgraded to.
     pub upgrade: Option<HeaderValue>,
     /// Only if the route has affinity.
@@ -267,7 +268,7 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
         record.request_id = Some(id);
         record.client = client;
     }
-    fields.insert(header::HOST, plan.host.clone());
+    fields.insert(header::HOST, plan.upstream_host.as_ref().unwrap_or(&plan.host).clone());
     if let Some(protocol) = &plan.upgrade
         && !multiplexed
     {

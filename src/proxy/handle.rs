@@ -1,36 +1,64 @@
 //! A request, from its head to its answer's head: load the table once, decide, act. [`decide`] is pure; all
 //! that touches a socket is in `forward`.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
-use super::client_certificate::{self, Presented};
+use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
+use super::filters::{Applied, apply};
 use super::forward::{Plan, forward};
-use super::headers::{self, Limits, X_GENERATION};
+use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::session::Session;
+use crate::filter::Answer;
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
 use crate::upstream::RequestBody;
 
+/// The host of an HTTP/1.0 request that names none.
+static NO_HOST: HeaderValue = HeaderValue::from_static("");
+
 /// What of a connection a decision depends on.
-struct Facts<'c> {
+pub(super) struct Facts<'c> {
     limits: Limits,
-    trusted: bool,
+    pub(super) peer: &'c Peer,
+    pub(super) trusted_proxies: &'c [IpNet],
+    /// TLS ends here.
+    pub(super) secure: bool,
     /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
     server_name: Option<&'c str>,
-    secure: bool,
     /// Only if the handshake asked for a certificate.
     presented: Option<&'c Presented>,
+}
+
+/// Why a request goes to no endpoint.
+pub(super) enum Refusal {
+    Error(Error),
+    /// A filter has answered it.
+    Answer(Box<Answer>),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Box<Answer>> for Refusal {
+    fn from(answer: Box<Answer>) -> Self {
+        Self::Answer(answer)
+    }
 }
 
 /// Instead of an answer: the stream is reset, as the endpoint reset ours.
@@ -51,15 +79,18 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
-        trusted: connection.peer.trusted,
-        server_name: connection.server_name.as_deref(),
+        peer: &connection.peer,
+        trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
+        server_name: connection.server_name.as_deref(),
         presented: connection.presented.as_deref(),
     };
+    // Taken along for the answer: a request that waits holds no table.
+    let mut applied = None;
     let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
-        Err(Error::Overloaded)
+        Err(Error::Overloaded.into())
     } else {
-        decide(&table, &facts, &mut head, &mut exchange)
+        decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
     let answered = match decided {
         Ok(plan) => {
@@ -68,7 +99,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
             let mut request = Some(Request::from_parts(head, body));
             forward(table, plan, &mut request, exchange).await
         }
-        Err(error) => Err((error, exchange)),
+        Err(Refusal::Error(error)) => Err((error, exchange)),
+        Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -79,7 +111,10 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         }
         Err((error, exchange)) => refuse(error, wants_body, exchange),
     };
-    if version < Version::HTTP_2 && worker.is_draining() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+    if let Some(applied) = applied {
+        applied.response(response.headers_mut());
+    }
+    if version < Version::HTTP_2 && worker.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if worker.settings.generation_header {
@@ -90,10 +125,16 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
 /// added of the client.
-fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchange) -> Result<Plan, Error> {
+fn decide(
+    table: &Table,
+    facts: &Facts,
+    head: &mut Parts,
+    exchange: &mut Exchange,
+    applied: &mut Option<Box<Applied>>,
+) -> Result<Plan, Refusal> {
     check_target(head, facts.limits)?;
     let host = authority(head)?;
-    let upgrade = headers::clean_request(&mut head.headers, head.version, facts.limits, facts.trusted)?;
+    let upgrade = headers::clean_request(&mut head.headers, head.version, facts.limits, facts.peer.trusted)?;
     let name = match &host {
         Some(host) => {
             let text = host.to_str().map_err(|_| Error::Malformed("the host is not ASCII"))?;
@@ -103,21 +144,34 @@ fn decide(table: &Table, facts: &Facts, head: &mut Parts, exchange: &mut Exchang
         None => HostName::parse("none.invalid").expect("it is a name"),
     };
     if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
-        return Err(Error::Misdirected);
+        return Err(Error::Misdirected.into());
     }
-    let route = find(table, name.as_str(), head)?;
+    let verifier = table.clients.find(name.as_str());
+    if let Some(verifier) = verifier.filter(|_| facts.secure) {
+        admit(verifier, facts.presented, &mut head.headers)?;
+    }
+    let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
+    }
+    let mut upstream_host = None;
+    if let Some(filters) = &route.filters {
+        let authority = host.as_ref().unwrap_or(&NO_HOST);
+        upstream_host = apply(filters, facts, head, (name.as_str(), authority, path.as_deref()), applied)?;
+    }
+    // In cleartext the way to https comes first, and so does what proves to an authority whose the host is.
+    if let Some(verifier) = verifier.filter(|_| !facts.secure && !route.is_challenge) {
+        admit(verifier, None, &mut head.headers)?;
     }
     let backend = route.backend().ok_or(Error::NoEndpoint)?;
     let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
-    let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
+    let host = host.unwrap_or_else(|| NO_HOST.clone());
     let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
-    Ok(Plan { backend, protocol: upstream.protocol, host, upgrade, session })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, upgrade, session })
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
@@ -163,8 +217,9 @@ fn same_authority(scheme: Option<&str>, authority: &str, field: &HeaderValue) ->
     field.to_str().is_ok_and(|field| field == authority || plain(field) == plain(authority))
 }
 
-/// The route by host and path. What was matched is what is sent.
-fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<&'t Route, Error> {
+/// The route by host and path. What was matched is what is sent; the path in normal form comes along if that is
+/// another one, and the route's filters want it.
+fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route, Option<String>), Error> {
     if head.uri.path() == "*" || head.uri.path_and_query().is_none() {
         return Err(Error::Malformed("the request target has no path"));
     }
@@ -175,6 +230,10 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<&'t Route,
     {
         return Err(Error::Malformed("the path has another route when its %2F is read as a slash"));
     }
+    let matched = match &path.matched {
+        Cow::Owned(matched) if route.filters.is_some() => Some(matched.clone()),
+        Cow::Owned(_) | Cow::Borrowed(_) => None,
+    };
     let received = head.uri.path_and_query();
     if path.sent != head.uri.path() {
         let target = match head.uri.query() {
@@ -186,21 +245,27 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<&'t Route,
     } else if head.uri.authority().is_some() {
         head.uri = Uri::from(received.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    Ok(route)
+    Ok((route, matched))
+}
+
+/// A filter's answer.
+fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+    let Answer { status, headers, text, reason } = answer;
+    exchange.status = status.as_u16();
+    exchange.reason = Some(reason);
+    let mut response = own(status, text, wants_body, exchange);
+    for (name, value) in headers {
+        response.headers_mut().append(name, value);
+    }
+    response
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.
 fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
     exchange.reason = Some(error.reason());
-    let text = Bytes::from(format!("{}: {}\n", error.status(), error.message()));
-    let length = HeaderValue::from(text.len());
-    let body = if wants_body { text } else { Bytes::new() };
-    let mut response = Response::new(ResponseBody::whole(body, Some(exchange)));
-    *response.status_mut() = error.status();
+    let mut response = own(error.status(), error.message(), wants_body, exchange);
     let fields = response.headers_mut();
-    fields.insert(header::CONTENT_LENGTH, length);
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if error == Error::Overloaded {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -208,6 +273,24 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<Re
     if error.closes() {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// An answer of our own: a line of text, but for a status that has no content (RFC 9110, 15.3.5).
+fn own(status: StatusCode, text: &str, wants_body: bool, exchange: Exchange) -> Response<ResponseBody> {
+    if status == StatusCode::NO_CONTENT {
+        let mut response = Response::new(ResponseBody::whole(Bytes::new(), Some(exchange)));
+        *response.status_mut() = status;
+        return response;
+    }
+    let text = Bytes::from(format!("{status}: {text}\n"));
+    let length = HeaderValue::from(text.len());
+    let body = if wants_body { text } else { Bytes::new() };
+    let mut response = Response::new(ResponseBody::whole(body, Some(exchange)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_LENGTH, length);
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

@@ -270,9 +270,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Tells the endpoint who asks. Returns the client's address: the peer's, or what a trusted one says it is.
 pub fn add_forwarding(headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue, trusted: &[IpNet]) -> IpAddr {
     headers.reserve(7);
-    let mut client = peer.address;
+    let client = client_address(headers, peer, trusted);
     if peer.trusted && headers.contains_key(&X_FORWARDED_FOR) {
-        client = read_forwarded_for(headers, peer.address, trusted);
         extend_forwarded_for(headers, &peer.value);
         let value = HeaderValue::from_str(&client.to_string()).expect("an address is a value");
         headers.insert(X_REAL_IP, value);
@@ -288,6 +287,23 @@ pub fn add_forwarding(headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue, 
         Some(port) => insert(headers, X_FORWARDED_PORT, &port, peer.trusted),
     }
     client
+}
+
+/// The client's address: the peer's, or what a trusted one says it is.
+pub fn client_address(headers: &HeaderMap, peer: &Peer, trusted: &[IpNet]) -> IpAddr {
+    if peer.trusted && headers.contains_key(&X_FORWARDED_FOR) {
+        read_forwarded_for(headers, peer.address, trusted)
+    } else {
+        peer.address
+    }
+}
+
+/// Whether the client speaks TLS, with us or with a proxy in front that is trusted.
+pub fn is_https(headers: &HeaderMap, peer: &Peer, secure: bool) -> bool {
+    match headers.get(&X_FORWARDED_PROTO).filter(|_| peer.trusted) {
+        Some(scheme) => scheme.as_bytes().eq_ignore_ascii_case(b"https"),
+        None => secure,
+    }
 }
 
 /// The port that `Host` names.

@@ -6,6 +6,7 @@ mod body;
 mod client_certificate;
 mod connection;
 mod error;
+mod filters;
 mod forward;
 mod handle;
 mod headers;

@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -137,10 +137,8 @@ impl Names {
     /// Nothing for what is no certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let read = X509Certificate::from_der(certificate);
-        let names = |(_, read): (_, X509Certificate)| Self {
-            subject: rfc2253(read.subject()),
-            issuer: rfc2253(read.issuer()),
-        };
+        let names =
+            |(_, read): (_, X509Certificate)| Self { subject: rfc2253(read.subject()), issuer: rfc2253(read.issuer()) };
         read.map(names).unwrap_or_default()
     }
 }

@@ -118,7 +118,10 @@ mod tests {
             (DnType::CountryName, DnValue::PrintableString("IT".try_into().unwrap())),
             (DnType::OrganizationName, utf8("Capulet, Sons + \"Co\" <x>; \\")),
             (DnType::OrganizationalUnitName, utf8("#1 Straße\r\n ")),
-            (DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]), DnValue::Ia5String("j@verona.example".try_into().unwrap())),
+            (
+                DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]),
+                DnValue::Ia5String("j@verona.example".try_into().unwrap()),
+            ),
             (DnType::CustomDnType(vec![1, 2, 3, 4]), utf8("x")),
             (DnType::CommonName, utf8(" juliet#")),
         ];

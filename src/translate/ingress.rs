@@ -1,19 +1,17 @@
-//! An Ingress, taken apart: rules by host, TLS blocks, the backends it names, and what is wrong with it. Then
-//! one host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a
-//! Problem.
+//! An Ingress, taken apart: rules by host, TLS blocks, the backends it names, what its annotations ask for, and what
+//! is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use http::{HeaderName, HeaderValue};
+use std::sync::Arc;
 
 use super::Settings;
-use super::annotations::{self, Fault, Nature, Status, Values, affinity};
+use super::annotations::{self, Behaviour, ClientsAsked, Https};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::model::{
-    BackendKey, BackendRef, Host, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
+    BackendKey, BackendRef, BackendTls, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
 };
 
 /// One Ingress of ours, ready to be merged with others.
@@ -24,14 +22,19 @@ pub(super) struct Parts {
     /// By host; those of one host in the order of the Ingress.
     pub(super) rules: Vec<(HostPattern, Located)>,
     pub(super) tls: Vec<Tls>,
-    /// The places in `tls` that list a host, in order.
+    /// The hosts of its TLS blocks, and the places in `tls` that list them, in order: none, if its TLS blocks leave
+    /// the certificate to the operator.
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
     /// Sessions stay with their endpoints.
     pub(super) affinity: bool,
-    /// Fields that answers get, by an annotation.
-    pub(super) response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// How its requests get from http to https.
+    pub(super) https: Https,
+    /// What is asked of clients' certificates, for all its hosts.
+    pub(super) clients: ClientsAsked,
+    /// How its backends are spoken to over TLS.
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
     /// What annotations name, be it there or not.
     pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
@@ -51,9 +54,9 @@ pub(super) struct Located {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tls {
     /// Lists no host: it is for those that the certificate names.
-    by_names: bool,
+    pub(super) by_names: bool,
     pub(super) secret: ObjectName,
-    field: String,
+    pub(super) field: String,
 }
 
 impl Parts {
@@ -66,22 +69,25 @@ impl Parts {
             listed: BTreeMap::new(),
             backends: Vec::new(),
             affinity: false,
-            response_headers: Vec::new(),
+            https: Https::default(),
+            clients: ClientsAsked::default(),
+            backend_tls: None,
             references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
+        let behaviour = parts.read_annotations(ingress, settings, resources);
         for (index, rule) in ingress.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
             let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
             let before = parts.rules.len();
             for (index, path) in rule.paths.iter().enumerate() {
-                parts.path(&host, path, format!("{field}.http.paths[{index}]"));
+                parts.path(&host, path, &behaviour, format!("{field}.http.paths[{index}]"));
             }
             // A host that was named belongs to its rule, even if no path of it can be used: nothing less exact
             // takes its requests.
             if !rule.paths.is_empty() && parts.rules.len() == before && ingress.default_backend.is_none() {
-                parts.rule(host, None, None, field.clone());
+                parts.rule(host, None, None, &behaviour, field.clone());
                 parts.rules.iter_mut().last().into_iter().for_each(|(_, located)| located.holds = true);
             }
             // A rule without paths sends everything to the default backend (Ingress v1, HTTPIngressRuleValue).
@@ -91,12 +97,11 @@ impl Parts {
             }
         }
         if let Some(backend) = &ingress.default_backend {
-            parts.default_backend(ingress, backend);
+            parts.default_backend(ingress, backend, &behaviour);
         } else if ingress.rules.is_empty() {
             parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
         }
         parts.read_tls(ingress);
-        parts.read_annotations(ingress, settings, resources);
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
         parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -169,10 +174,10 @@ impl Parts {
         }
     }
 
-    fn path(&mut self, host: &HostPattern, path: &IngressPath, field: String) {
+    fn path(&mut self, host: &HostPattern, path: &IngressPath, behaviour: &Behaviour, field: String) {
         let Some(matched) = self.path_match(path, &field) else { return };
-        let backend = self.backend(&path.backend, format!("{field}.backend"));
-        self.rule(host.clone(), Some(matched), backend, field);
+        let backend = self.backend(&path.backend, behaviour, format!("{field}.backend"));
+        self.rule(host.clone(), Some(matched), backend, behaviour, field);
     }
 
     fn path_match(&mut self, path: &IngressPath, field: &str) -> Option<PathMatch> {
@@ -204,11 +209,11 @@ impl Parts {
         }
     }
 
-    fn backend(&mut self, backend: &BackendSpec, field: String) -> Option<BackendKey> {
+    fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: String) -> Option<BackendKey> {
         match backend {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
-                let key = BackendKey { service, port: port.clone() };
+                let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
                 self.backends.push((key.clone(), field));
                 Some(key)
             }
@@ -222,68 +227,49 @@ impl Parts {
 
     /// The default backend takes what is left over of each host that the Ingress names, and of all hosts that
     /// nobody names.
-    fn default_backend(&mut self, ingress: &Ingress, backend: &BackendSpec) {
+    fn default_backend(&mut self, ingress: &Ingress, backend: &BackendSpec, behaviour: &Behaviour) {
         let field = "spec.defaultBackend";
-        let key = self.backend(backend, field.to_owned());
+        let key = self.backend(backend, behaviour, field.to_owned());
         let mut hosts: BTreeSet<HostPattern> =
             ingress.rules.iter().filter_map(|rule| HostPattern::parse(&rule.host).ok()).collect();
         hosts.insert(HostPattern::Any);
         for host in hosts {
-            self.rule(host, None, key.clone(), field.to_owned());
+            self.rule(host, None, key.clone(), behaviour, field.to_owned());
         }
     }
 
-    /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer.
-    fn rule(&mut self, host: HostPattern, path: Option<PathMatch>, backend: Option<BackendKey>, field: String) {
-        let backends = backend.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect();
-        let rule = Rule { source: self.name.clone(), path, backends, affinity: None };
+    /// A rule whose backend can't be used keeps its place: its requests get 503, and not another rule's answer. So do
+    /// those of a rule that would be open to somebody whom an annotation wants kept out, but can't.
+    fn rule(
+        &mut self,
+        host: HostPattern,
+        path: Option<PathMatch>,
+        backend: Option<BackendKey>,
+        behaviour: &Behaviour,
+        field: String,
+    ) {
+        let open = backend.filter(|_| !behaviour.closed);
+        let rule = Rule {
+            source: self.name.clone(),
+            backends: open.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect(),
+            filters: if behaviour.closed { Vec::new() } else { behaviour.filters.clone() },
+            affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
+            path,
+        };
         self.rules.push((host, Located { rule, field, holds: false }));
     }
 
-    /// What is honoured changes the rules; what is not is said, and closes them if they would be open without it.
-    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings, resources: &Resources) {
-        let mut values = Values::new(ingress, resources);
-        if let Some(sessions) = affinity::read(&mut values) {
-            self.affinity = true;
-            for (_, Located { rule, .. }) in &mut self.rules {
-                rule.affinity = Some(Box::new(sessions.of(rule.path.as_ref())));
-            }
-        }
-        self.references = values.references;
-        for Fault { name, what, fix, nature } in values.faults {
-            let object = ObjectRef::new(Kind::Ingress, &self.name);
-            let field = format!("metadata.annotations[{}{name}]", annotations::PREFIX);
-            // What others can mend is no reason to refuse this object.
-            let problems = match nature {
-                Nature::Invalid => &mut self.problems,
-                Nature::Missing | Nature::Idle => &mut self.warnings,
-            };
-            problems.push(Problem::new(object, field, what, fix));
-        }
-        for (name, _) in &ingress.annotations {
-            let row = annotations::find(name);
-            let what = match row.map(|row| row.status) {
-                Some(Status::Supported { .. }) => continue,
-                Some(Status::Planned) => "is not supported yet",
-                Some(Status::Never) => "means something to nginx alone, and is not supported",
-                None => "is not known",
-            };
-            let key = format!("{}{name}", annotations::PREFIX);
-            let field = format!("metadata.annotations[{key}]");
-            let what = format!("`{key}` {what}");
-            let object = ObjectRef::new(Kind::Ingress, &self.name);
-            if !annotations::restricts(name) {
-                let fix = "remove it, or do without; the rest of the Ingress works";
-                self.warnings.push(Problem::new(object, field, what, fix));
-            } else if settings.ignore_unsupported_annotations {
-                let fix = "the routes are open: --unsupported-annotations is `ignore`";
-                self.warnings.push(Problem::new(object, field, what, fix));
-            } else {
-                let fix = "it restricts access, so requests get 503; remove it, or start with --unsupported-annotations ignore";
-                self.problem(field, what, fix);
-                self.rules.iter_mut().for_each(|(_, located)| located.rule.backends.clear());
-            }
-        }
+    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings, resources: &Resources) -> Behaviour {
+        let read = annotations::read(ingress, settings, resources);
+        let annotations::Read { behaviour, references, problems, warnings } = read;
+        self.references = references;
+        self.clients = behaviour.clients.clone();
+        self.backend_tls.clone_from(&behaviour.backend_tls);
+        self.affinity = behaviour.sessions.is_some();
+        self.https = behaviour.https;
+        self.problems.extend(problems);
+        self.warnings.extend(warnings);
+        behaviour
     }
 
     fn read_tls(&mut self, ingress: &Ingress) {
@@ -295,8 +281,11 @@ impl Parts {
                 .enumerate()
                 .filter_map(|(index, host)| self.host(host, format!("{field}.hosts[{index}]")))
                 .collect();
-            // Without a secretName TLS ends with the default certificate, which needs nothing of us; with
-            // hosts of which none can be read, the block must not spread to other hosts.
+            for host in &hosts {
+                self.listed.entry(host.clone()).or_default();
+            }
+            // Without a secretName TLS ends with the default certificate; with hosts of which none can be read, the
+            // block must not spread to other hosts.
             let Some(secret) = &tls.secret else { continue };
             if hosts.is_empty() && !tls.hosts.is_empty() {
                 continue;
@@ -312,101 +301,6 @@ impl Parts {
             }
         }
     }
-}
-
-/// One host, from the Ingresses that name it, oldest first.
-pub(super) fn merge(pattern: &HostPattern, ingresses: &[&Parts], resources: &Resources) -> (Host, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let mut rules: Vec<Rule> = Vec::new();
-    let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    let all =
-        || ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
-    // What only holds a host comes last: it takes nothing from a rule that works.
-    for holds in [false, true] {
-        for (parts, located) in all().filter(|(_, located)| located.holds == holds) {
-            if holds && !rules.is_empty() {
-                continue;
-            }
-            if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
-                problems.extend(conflict(pattern, parts, located, winner));
-            } else {
-                winners.insert(located.rule.path.as_ref(), &located.rule);
-                rules.push(located.rule.clone());
-            }
-        }
-    }
-    rules.shrink_to_fit();
-    let certificate = certificate(pattern, ingresses, resources, &mut problems);
-    (Host { pattern: pattern.clone(), rules, certificate, client_certificates: None }, problems)
-}
-
-/// What to say of a rule whose place is taken.
-pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
-    // A rule that says the same thing twice does no harm.
-    if *winner == located.rule {
-        return None;
-    }
-    let object = ObjectRef::new(Kind::Ingress, &parts.name);
-    let what = match &located.rule.path {
-        Some(PathMatch { kind, value }) => {
-            format!("{kind:?} path `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
-        }
-        None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
-    };
-    let fix =
-        if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
-    Some(Problem::new(object, located.field.clone(), what, fix))
-}
-
-/// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it.
-fn certificate(
-    pattern: &HostPattern,
-    ingresses: &[&Parts],
-    resources: &Resources,
-    problems: &mut Vec<Problem>,
-) -> Option<ObjectName> {
-    let usable = |secret: &ObjectName| resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
-    let listed = listing(ingresses, pattern);
-    if let Some((first, others)) = listed.split_first() {
-        problems.extend(others.iter().filter_map(|(parts, tls)| listed_twice(pattern, parts, tls, *first)));
-    }
-    let wildcard = match pattern {
-        HostPattern::Exact(name) => name.split_once('.').map(|(_, rest)| HostPattern::Wildcard(rest.into())),
-        HostPattern::Wildcard(_) | HostPattern::Any => None,
-    };
-    let above = wildcard.map(|wildcard| listing(ingresses, &wildcard)).unwrap_or_default();
-    if let Some((_, tls)) = listed.iter().chain(&above).find(|(_, tls)| usable(&tls.secret).is_some()) {
-        return Some(tls.secret.clone());
-    }
-    let by_names = |tls: &&Tls| {
-        tls.by_names
-            && usable(&tls.secret).is_some_and(|certificate| match pattern {
-                HostPattern::Exact(name) => certificate.covers(name),
-                HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
-                HostPattern::Any => true,
-            })
-    };
-    ingresses.iter().flat_map(|parts| &parts.tls).find(by_names).map(|tls| tls.secret.clone())
-}
-
-/// The TLS blocks that list the host, oldest first.
-fn listing<'a>(ingresses: &[&'a Parts], host: &HostPattern) -> Vec<(&'a Parts, &'a Tls)> {
-    ingresses.iter().flat_map(|parts| parts.listing(host).map(|tls| (*parts, tls))).collect()
-}
-
-/// What to say of a TLS block that lists a host which `first` lists already, with another Secret.
-pub(super) fn listed_twice(
-    pattern: &HostPattern,
-    parts: &Parts,
-    tls: &Tls,
-    (winner, first): (&Parts, &Tls),
-) -> Option<Problem> {
-    if first.secret == tls.secret {
-        return None;
-    }
-    let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
-    let fix = "name the same Secret, or list the host once; the older one wins";
-    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
 }
 
 /// What is wrong with the Secret that a TLS block of the Ingress names.

@@ -8,6 +8,7 @@
 mod annotations;
 mod class;
 mod few;
+mod host;
 mod ingress;
 mod object;
 mod ownership;
@@ -29,7 +30,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::Settings;
+pub use settings::{Hsts, Settings};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
@@ -281,7 +282,11 @@ impl Translator {
         let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers: Vec<_> = names.iter().map(referrer).collect();
         let sessions = names.iter().any(|name| self.ingresses[name].affinity);
-        let (backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        let (mut backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        // Whoever asks for the same names the same Secret.
+        let wanted = key.options.as_ref().and_then(|options| options.tls.as_deref());
+        let asked = |name: &ObjectName| self.ingresses[name].backend_tls.clone();
+        backend.tls = wanted.and_then(|wanted| names.iter().filter_map(asked).find(|tls| tls.options == *wanted));
         keep(&mut self.backend_problems, key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }
@@ -300,7 +305,7 @@ impl Translator {
             let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
             problems.extend(refused.flat_map(|parts| owner.refusals(pattern, parts)));
         }
-        let (host, conflicts) = ingress::merge(pattern, &ingresses, resources);
+        let (host, conflicts) = host::merge(pattern, &ingresses, resources, &self.settings);
         // A host that is somebody's who does not name it is as if nobody did: his wildcard takes it.
         let unnamed = ingresses.is_empty();
         problems.extend(conflicts);
@@ -347,7 +352,7 @@ impl Translator {
 
 /// Sorts before every key of the service.
 fn first_key(service: &ObjectName) -> BackendKey {
-    BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0) }
+    BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0), options: None }
 }
 
 /// Adds to the set of a key, or takes out of it; who makes what depends on the key removes an empty one.

@@ -2,6 +2,7 @@
 //! border, by `From`, and is dropped there.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -78,6 +79,8 @@ pub struct Service {
     /// What the API server tells the lives of a name apart by; empty in a folder.
     pub uid: Box<str>,
     pub external_name: Option<String>,
+    /// Its own; none if it is headless.
+    pub addresses: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
 }
 
@@ -238,9 +241,12 @@ impl From<core::Service> for Object {
             })
         };
         let external = spec.type_.as_deref() == Some("ExternalName");
+        let single = spec.cluster_ip.iter();
+        let addresses = spec.cluster_ips.iter().flatten().chain(single.filter(|_| spec.cluster_ips.is_none()));
         Self::Service(Service {
             name: name(&object.metadata),
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            addresses: exactly(Some(addresses.filter_map(|address| address.parse().ok()).collect()), |address| address),
             external_name: external.then(|| spec.external_name.unwrap_or_default()),
             ports: exactly(
                 Some(spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect()),

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::networking::v1 as networking;
 
 use super::few::Few;
-use super::ingress::{Parts, Tls, conflict, listed_twice, secret_problem};
+use super::host::{conflict, listed_twice};
+use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;

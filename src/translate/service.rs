@@ -23,11 +23,12 @@ pub(super) fn backend(
     resources: &Resources,
     settings: &Settings,
 ) -> (Backend, Vec<Problem>) {
+    let options = key.options.as_deref().cloned().unwrap_or_default();
     let mut backend = Backend {
         key: key.clone(),
         protocol: Protocol::Http1,
         tls: None,
-        policy: settings.policy,
+        policy: options.policy.unwrap_or(settings.policy),
         endpoints: Vec::new(),
         sessions: None,
     };
@@ -37,7 +38,7 @@ pub(super) fn backend(
         Err(missing) => return (backend, referrers.iter().map(|referrer| missing.at(referrer)).collect()),
     };
     let object = ObjectRef::new(Kind::Service, &service.name);
-    match protocol(port.app_protocol.as_deref()) {
+    match options.protocol.or_else(|| protocol(port.app_protocol.as_deref())) {
         Some(protocol) => backend.protocol = protocol,
         None => {
             let what = format!(
@@ -58,6 +59,15 @@ pub(super) fn backend(
         Some(name) => {
             let addresses = resources.resolved.get(name).into_iter().flatten();
             let used = addresses.map(|address| SocketAddr::new(*address, port.target)).collect();
+            Addresses { used, leaving: BTreeSet::new() }
+        }
+        None if options.service_address => {
+            if service.addresses.is_empty() {
+                let what = "it has no address of its own, which service-upstream sends to";
+                let fix = "give it a clusterIP, or remove the annotation; requests get 503";
+                problems.push(Problem::new(object, "spec.clusterIP", what, fix));
+            }
+            let used = service.addresses.iter().map(|address| SocketAddr::new(*address, port.port)).collect();
             Addresses { used, leaving: BTreeSet::new() }
         }
         None => endpoints(service, &port, resources, &mut problems),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use http::{HeaderValue, StatusCode};
+
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
@@ -24,6 +26,14 @@ pub struct Settings {
     pub default_certificate: Option<ObjectName>,
     /// Serve an Ingress whose annotations restrict access even though they are not honoured.
     pub ignore_unsupported_annotations: bool,
+    /// From http to https on hosts that speak TLS, if their Ingress says nothing else.
+    pub ssl_redirect: bool,
+    /// The same on all hosts.
+    pub force_ssl_redirect: bool,
+    /// Of redirects to https, and between a host and its `www.`.
+    pub redirect_status: StatusCode,
+    /// `Strict-Transport-Security` on hosts that speak TLS.
+    pub hsts: Hsts,
     /// A host belongs to one namespace, that of the oldest Ingress that names it.
     pub strict_host_ownership: bool,
     /// Take Ingresses of the known namespaces only.
@@ -43,10 +53,39 @@ impl Default for Settings {
             policy: Policy::default(),
             default_certificate: None,
             ignore_unsupported_annotations: false,
+            ssl_redirect: true,
+            force_ssl_redirect: false,
+            redirect_status: StatusCode::PERMANENT_REDIRECT,
+            hsts: Hsts::default(),
             strict_host_ownership: false,
             select_namespaces: false,
             config_map: None,
         }
+    }
+}
+
+/// What `Strict-Transport-Security` says (RFC 6797), as ingress-nginx has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hsts {
+    pub on: bool,
+    /// Seconds.
+    pub max_age: u32,
+    pub include_subdomains: bool,
+    pub preload: bool,
+}
+
+impl Default for Hsts {
+    fn default() -> Self {
+        Self { on: true, max_age: 31_536_000, include_subdomains: true, preload: false }
+    }
+}
+
+impl Hsts {
+    pub(super) fn value(&self) -> Option<HeaderValue> {
+        let subdomains = if self.include_subdomains { "; includeSubDomains" } else { "" };
+        let preload = if self.preload { "; preload" } else { "" };
+        let text = format!("max-age={}{subdomains}{preload}", self.max_age);
+        self.on.then(|| HeaderValue::try_from(text).expect("digits and words are a value"))
     }
 }
 
@@ -93,6 +132,17 @@ impl Settings {
             }
             "allow-external-names" => self.allow_external_names = switch(text)?,
             "watch-ingress-without-class" => self.without_class = switch(text)?,
+            "ssl-redirect" => self.ssl_redirect = switch(text)?,
+            "force-ssl-redirect" => self.force_ssl_redirect = switch(text)?,
+            "http-redirect-code" => {
+                let code = text.parse().ok().filter(|code| matches!(code, 301 | 302 | 307 | 308));
+                let status = code.and_then(|code| StatusCode::from_u16(code).ok());
+                self.redirect_status = status.ok_or(Wrong::Value("write 301, 302, 307 or 308"))?;
+            }
+            "hsts" => self.hsts.on = switch(text)?,
+            "hsts-max-age" => self.hsts.max_age = text.parse().map_err(|_| Wrong::Value("write seconds"))?,
+            "hsts-include-subdomains" => self.hsts.include_subdomains = switch(text)?,
+            "hsts-preload" => self.hsts.preload = switch(text)?,
             "unsupported-annotations" => {
                 self.ignore_unsupported_annotations = match text {
                     "close" => false,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-
 use super::connect::{Connected, connect};
 use super::{ConnectError, Endpoint, Http1, Http2, Slot, SlotId, Upstream};
 use crate::balance::{Latency, Load, Request};

@@ -23,7 +23,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 
 /// What an Ingress says of its sessions.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub(in crate::translate) struct Sessions {
     affinity: Affinity,
     /// The cookie's path is that of each rule.
     by_rule: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// The affinity of a rule with this path.
-    pub(crate) fn of(&self, path: Option<&PathMatch>) -> Affinity {
+    pub(in crate::translate) fn of(&self, path: Option<&PathMatch>) -> Affinity {
         let mut affinity = self.affinity.clone();
         if self.by_rule {
             affinity.path = cookie_path(path.map_or("/", |path| &path.value)).into();
@@ -41,7 +41,7 @@ impl Sessions {
 }
 
 /// What is asked for, if it is.
-pub(crate) fn read(values: &mut Values) -> Option<Sessions> {
+pub(super) fn read(values: &mut Values) -> Option<Sessions> {
     let wanted = values.get("affinity", "write cookie", |text| (text == "cookie").then_some(()));
     let [_, attributes @ ..] = ANNOTATIONS else { return None };
     if wanted.is_none() {

@@ -3,17 +3,29 @@
 //! default counts. What isn't honoured fails safe: one that restricts access takes its Ingress's routes out of
 //! service (503), any other is named in a Problem, and none is passed over in silence.
 
-pub(super) mod affinity;
+mod access;
+mod affinity;
+mod backend_tls;
+mod backends;
+mod client_certificates;
+mod cors;
+mod redirects;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use super::object::Ingress;
-use super::problem::{Kind, ObjectRef};
-use super::resources::{Resources, Secret};
-use crate::model::ObjectName;
+pub(super) use affinity::Sessions;
+pub(super) use client_certificates::ClientsAsked;
+pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
+
+use super::Settings;
+use super::object::Ingress;
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::{Resources, Secret};
+use crate::filter::Filter;
+use crate::model::{BackendOptions, BackendTls, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -74,6 +86,89 @@ impl Annotation {
     }
 }
 
+/// What an Ingress's annotations ask of its rules.
+#[derive(Debug, Default)]
+pub(super) struct Behaviour {
+    /// Somebody might get in whom an annotation wants kept out, and can't.
+    pub(super) closed: bool,
+    /// In their order.
+    pub(super) filters: Vec<Filter>,
+    pub(super) options: Option<Arc<BackendOptions>>,
+    pub(super) sessions: Option<Sessions>,
+    pub(super) https: Https,
+    pub(super) clients: ClientsAsked,
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
+}
+
+/// All that annotations come to.
+pub(super) struct Read {
+    pub(super) behaviour: Behaviour,
+    /// What annotations name, be it there or not.
+    pub(super) references: BTreeSet<ObjectRef>,
+    pub(super) problems: Vec<Problem>,
+    /// Problems that take nothing out of service.
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// Reads the annotations of an Ingress. What is honoured is in the behaviour; what is not is said, and closes the
+/// Ingress's rules if they would be open without it.
+pub(super) fn read(ingress: &Ingress, settings: &Settings, resources: &Resources) -> Read {
+    let mut values = Values::new(ingress, resources);
+    let tls = backend_tls::read(&mut values);
+    let mut behaviour = Behaviour {
+        closed: false,
+        filters: Vec::new(),
+        options: backends::options(&mut values, tls.as_deref()),
+        sessions: affinity::read(&mut values),
+        https: redirects::https(&mut values),
+        clients: client_certificates::read(&mut values),
+        backend_tls: tls,
+    };
+    let filters = &mut behaviour.filters;
+    filters.extend(redirects::read(&mut values));
+    filters.extend(cors::read(&mut values));
+    filters.extend(access::read(&mut values));
+    filters.extend(backends::upstream_host(&mut values));
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let ignored = settings.ignore_unsupported_annotations;
+    for Fault { name, what, fix, kind } in std::mem::take(&mut values.faults).into_iter().chain(unread(ingress)) {
+        let closes = kind != FaultKind::NoEffect && restricts(name);
+        let fix = match (closes, ignored) {
+            (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
+            (true, false) => format!(
+                "{fix}; it restricts access, so requests get 503; --unsupported-annotations ignore would let them pass"
+            ),
+            (false, _) if kind == FaultKind::Invalid => format!("{fix}; the default counts"),
+            (false, _) => fix,
+        };
+        behaviour.closed |= closes && !ignored;
+        // What others can mend is no reason to refuse this object.
+        let blocks = kind == FaultKind::Invalid || (kind == FaultKind::Unsupported && closes && !ignored);
+        let object = ObjectRef::new(Kind::Ingress, &ingress.name);
+        let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
+        if blocks { problems.push(problem) } else { warnings.push(problem) }
+    }
+    if behaviour.clients == ClientsAsked::Unknown && ignored {
+        behaviour.clients = ClientsAsked::Nothing;
+    }
+    Read { behaviour, references: values.references, problems, warnings }
+}
+
+/// Faults of what nobody reads.
+fn unread(ingress: &Ingress) -> impl Iterator<Item = Fault<'_>> {
+    ingress.annotations.iter().filter_map(|(name, _)| {
+        let what = match find(name).map(|row| row.status) {
+            Some(Status::Supported { .. }) => return None,
+            Some(Status::Planned) => "is not supported yet",
+            Some(Status::Never) => "means something to nginx alone, and is not supported",
+            None => "is not known",
+        };
+        let fix = if restricts(name) { "remove it" } else { "remove it, or do without; the rest of the Ingress works" };
+        let what = format!("`{PREFIX}{name}` {what}");
+        Some(Fault { name, what, fix: fix.to_owned(), kind: FaultKind::Unsupported })
+    })
+}
+
 /// The row of a key, by its name or an older one.
 pub(super) fn find(name: &str) -> Option<&'static Annotation> {
     static BY_NAME: LazyLock<HashMap<&str, &Annotation>> = LazyLock::new(|| {
@@ -107,54 +202,45 @@ pub(super) fn is_read(name: &str) -> bool {
     })
 }
 
-/// A key that is honoured and whose value counts for nothing.
+/// A key that counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault<'a> {
+struct Fault<'a> {
     /// As it is written.
-    pub(super) name: &'a str,
-    pub(super) what: String,
-    pub(super) fix: String,
-    pub(super) nature: Nature,
+    name: &'a str,
+    what: String,
+    fix: String,
+    kind: FaultKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nature {
+enum FaultKind {
     /// The value is none, and only the Ingress can mend it.
     Invalid,
     /// What it names isn't there or is of no use, and others can mend it.
     Missing,
-    /// It could be read, and has no effect.
-    Idle,
-}
-
-impl Fault<'_> {
-    /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
-    #[expect(dead_code, reason = "for the first key that is honoured and restricts")]
-    pub(super) fn closes(&self) -> bool {
-        match self.nature {
-            Nature::Invalid | Nature::Missing => restricts(self.name),
-            Nature::Idle => false,
-        }
-    }
+    /// There is nothing that it could have an effect on.
+    NoEffect,
+    /// The key is not honoured.
+    Unsupported,
 }
 
 /// An object that an annotation names.
-pub(super) struct Named<'a, T> {
-    pub(super) name: ObjectName,
-    pub(super) object: &'a T,
+struct Named<'a, T> {
+    name: ObjectName,
+    object: &'a T,
 }
 
 /// The annotations of one Ingress, as topics read them, and the objects that they name.
-pub(super) struct Values<'a> {
+struct Values<'a> {
     ingress: &'a Ingress,
     resources: &'a Resources,
-    pub(super) faults: Vec<Fault<'a>>,
+    faults: Vec<Fault<'a>>,
     /// What was looked for, whether or not it is there: when it comes, changes or goes, the Ingress is read again.
-    pub(super) references: BTreeSet<ObjectRef>,
+    references: BTreeSet<ObjectRef>,
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn new(ingress: &'a Ingress, resources: &'a Resources) -> Self {
+    fn new(ingress: &'a Ingress, resources: &'a Resources) -> Self {
         Self { ingress, resources, faults: Vec::new(), references: BTreeSet::new() }
     }
 
@@ -166,18 +252,24 @@ impl<'a> Values<'a> {
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.
     fn get<T>(&mut self, name: &'static str, fix: &str, parse: impl Fn(&'a str) -> Option<T>) -> Option<T> {
+        self.parse(name, |text| {
+            parse(text).ok_or_else(|| (format!("`{}` is no value for it", shown(text)), fix.to_owned()))
+        })
+    }
+
+    /// The same, where what is wrong and what to write instead depend on the text.
+    fn parse<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&'a str) -> Result<T, (String, String)>,
+    ) -> Option<T> {
         let (name, text) = self.text(find(name)?)?;
-        let value = parse(text);
-        if value.is_none() {
-            let what = format!("`{}` is no value for it", shown(text));
-            let fix = format!("{fix}; the default counts");
-            self.faults.push(Fault { name, what, fix, nature: Nature::Invalid });
-        }
-        value
+        let read = parse(text);
+        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, kind: FaultKind::Invalid })).ok()
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
-    pub(super) fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
+    fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
         let named = self.reference(name, Kind::Secret)?;
         let object = self.resources.secrets.get(&named);
         if object.is_some_and(|secret| !secret.tls && secret.data.is_none()) {
@@ -188,16 +280,22 @@ impl<'a> Values<'a> {
     }
 
     /// The ConfigMap that a key names; likewise.
-    pub(super) fn config_map(&mut self, name: &'static str) -> Option<Named<'a, BTreeMap<String, String>>> {
+    fn config_map(&mut self, name: &'static str) -> Option<Named<'a, BTreeMap<String, String>>> {
         let named = self.reference(name, Kind::ConfigMap)?;
         let object = self.resources.config_maps.get(&named);
         self.found(name, Kind::ConfigMap, named, object)
     }
 
-    /// Says that what a key names is there, but can't be used.
-    pub(super) fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+    /// Says that a key can't be honoured as the Ingress stands.
+    fn invalid(&mut self, name: &'static str, what: &str, fix: &str) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
-        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), kind: FaultKind::Invalid });
+    }
+
+    /// Says that what a key names is there, but can't be used.
+    fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), kind: FaultKind::Missing });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects
@@ -207,7 +305,7 @@ impl<'a> Values<'a> {
         let own = &self.ingress.name.namespace;
         let (namespace, object) = text.split_once('/').unwrap_or((own, text));
         let mut invalid = |what, fix| {
-            self.faults.push(Fault { name: written, what, fix, nature: Nature::Invalid });
+            self.faults.push(Fault { name: written, what, fix, kind: FaultKind::Invalid });
             None
         };
         if !is_object_name(object) || !is_object_name(namespace) {
@@ -238,13 +336,18 @@ impl<'a> Values<'a> {
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
+        self.switched(name).unwrap_or_default()
+    }
+
+    /// A switch with a default of its own.
+    fn switched(&mut self, name: &'static str) -> Option<bool> {
         // What Go's ParseBool takes, as ingress-nginx does.
         let parse = |text| match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
             _ => None,
         };
-        self.get(name, "write \"true\" or \"false\"", parse).unwrap_or_default()
+        self.get(name, "write \"true\" or \"false\"", parse)
     }
 
     /// Says of keys of a topic that is not asked for that they do nothing.
@@ -252,18 +355,21 @@ impl<'a> Values<'a> {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
             let what = format!("it has no effect without `{PREFIX}{needs}`");
             let fix = format!("write `{PREFIX}{needs}` too, or remove it");
-            self.faults.push(Fault { name, what, fix, nature: Nature::Idle });
+            self.faults.push(Fault { name, what, fix, kind: FaultKind::NoEffect });
         }
     }
 }
 
-/// A value as a Problem repeats it.
+/// As much of a value as a Problem repeats.
 fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
-    }
-    shown
+    let begin: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    let more = if begin.len() < text.len() { "…" } else { "" };
+    begin + more
+}
+
+/// A list as ingress-nginx has them: by commas, without what is empty.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing

@@ -1,21 +1,13 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, affinity, closing, open};
+use super::{Annotation, access, affinity, backend_tls, backends, client_certificates, closing, cors, open, redirects};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
     (
-        "TLS / redirects",
+        "TLS",
         &[
-            open("ssl-redirect", "bool", "true", "http to https (308) where the host has a certificate"),
-            open(
-                "force-ssl-redirect",
-                "bool",
-                "false",
-                "the same without a certificate, where TLS ends before Portunus",
-            ),
-            open("preserve-trailing-slash", "bool", "false", "keep the trailing slash in the ssl-redirect target"),
             open(
                 "ssl-passthrough",
                 "bool",
@@ -24,56 +16,17 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             ),
             open("ssl-ciphers", "cipher list", "", "suites of TLS 1.2"),
             open("ssl-prefer-server-ciphers", "bool", "false", "server cipher order"),
-            open("app-root", "path with $1..", "", "302 from `/` to this path"),
-            open("permanent-redirect", "URL", "", "every request is redirected there (301)"),
-            open("permanent-redirect-code", "3xx", "301", "its status"),
-            open(
-                "temporal-redirect",
-                "URL",
-                "",
-                "every request is redirected there (302); goes before `permanent-redirect`",
-            ),
-            open("temporal-redirect-code", "3xx", "302", "its status"),
-            open("relative-redirects", "bool", "false", "emit relative Location"),
             open("use-port-in-redirects", "bool", "false", "add the port to absolute redirects"),
-            open("from-to-www-redirect", "bool", "false", "between a host and its `www.`, whichever has no rule (308)"),
         ],
     ),
+    ("Redirects", redirects::ANNOTATIONS),
+    ("Client certificates (mTLS)", client_certificates::ANNOTATIONS),
+    ("Backend protocol", backends::PROTOCOLS),
+    ("TLS to backends", backend_tls::ANNOTATIONS),
     (
-        "Client certificates (mTLS)",
+        "Backends of other kinds",
         &[
-            closing("auth-tls-secret", "[ns/]name", "", "CA bundle Secret (ca.crt) for client certs"),
-            closing(
-                "auth-tls-verify-client",
-                "on, off, optional, optional_no_ca",
-                "on",
-                "whether clients must show a certificate",
-            ),
-            closing("auth-tls-verify-depth", "int", "1", "chain depth"),
-            closing("auth-tls-error-page", "URL", "", "where a client without a good certificate is redirected"),
-            closing(
-                "auth-tls-pass-certificate-to-upstream",
-                "bool",
-                "false",
-                "the backend gets the client's certificate in `ssl-client-cert`",
-            ),
-            closing("auth-tls-match-cn", "`CN=` and a regex", "", "403 unless the certificate's CN matches"),
-        ],
-    ),
-    (
-        "Backend protocol and backend TLS",
-        &[
-            open("backend-protocol", "HTTP, HTTPS, AUTO_HTTP, GRPC, GRPCS", "HTTP", "what is spoken to endpoints"),
-            open("proxy-ssl-secret", "ns/name of Secret", "", "client cert + CA for the backend"),
-            open("proxy-ssl-verify", "on/off", "off", "verify backend certificate"),
-            open("proxy-ssl-verify-depth", "int", "1", "depth"),
-            open("proxy-ssl-name", "hostname", "", "name checked in / sent to the backend"),
-            open("proxy-ssl-server-name", "on/off", "off", "send SNI"),
-            open("proxy-ssl-protocols", "list of versions", "", "versions of TLS to endpoints"),
-            open("proxy-ssl-ciphers", "OpenSSL string", "", "ciphers"),
             open("proxy-http-version", "1.0 / 1.1", "1.1", "HTTP version to backend"),
-            open("service-upstream", "bool", "false", "send to ClusterIP:port instead of endpoints"),
-            open("upstream-vhost", "hostname", "", "Host header to backend"),
             open("fastcgi-index", "file", "", "FastCGI index").never(),
             open("fastcgi-params-configmap", "ConfigMap", "", "FastCGI params").never(),
         ],
@@ -132,12 +85,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             open("enable-global-auth", "bool", "true", "opt out of global-auth-url"),
         ],
     ),
+    ("Access by address", access::ANNOTATIONS),
     (
-        "Access, limits",
+        "Limits",
         &[
-            closing("allowlist-source-range", "CIDR list", "", "allowed CIDRs, else 403")
-                .alias(&["whitelist-source-range"]),
-            closing("denylist-source-range", "CIDR list", "", "denied CIDRs"),
             closing("limit-rps", "int", "", "requests a second of one client"),
             closing("limit-rpm", "int", "", "requests a minute of one client"),
             closing("limit-burst-multiplier", "int", "5", "burst = rate x this"),
@@ -147,23 +98,12 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             closing("limit-allowlist", "CIDR list", "", "CIDRs not limited").alias(&["limit-whitelist"]),
         ],
     ),
-    (
-        "CORS",
-        &[
-            open("enable-cors", "bool", "false", "answers say who may read them in a browser; preflights are answered"),
-            open("cors-allow-origin", "list of origins", "*", "who may ask"),
-            open("cors-allow-methods", "list", "GET, PUT, POST, DELETE, PATCH, OPTIONS", "methods that may be used"),
-            open("cors-allow-headers", "list", "ingress-nginx's list", "fields that may be sent"),
-            open("cors-expose-headers", "list", "", "fields that may be read"),
-            open("cors-allow-credentials", "bool", "true", "whether cookies are sent"),
-            open("cors-max-age", "seconds", "1728000", "how long a preflight's answer counts"),
-        ],
-    ),
+    ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
+    ("Balancing", backends::BALANCING),
     (
-        "Balancing",
+        "Consistent hashing",
         &[
-            open("load-balance", "round_robin, ewma", "round_robin", "how requests are spread"),
             open("upstream-hash-by", "nginx vars/text", "", "consistent hash key"),
             open("upstream-hash-by-subset", "bool", "false", "hash to a subset"),
             open("upstream-hash-by-subset-size", "int", "3", "subset size"),

@@ -1,0 +1,56 @@
+//! A route's filters at work: on the request when it is decided, and on whatever answer it gets in the end. Routes
+//! without filters never come here.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+
+use super::handle::{Facts, Refusal};
+use super::headers::{client_address, is_https};
+use crate::filter::{Asked, Filter, Request, Verdict};
+
+/// What the answer's filters need, whoever answers.
+pub struct Applied {
+    filters: Arc<[Filter]>,
+    asked: Asked,
+}
+
+/// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
+/// that isn't the target's. Returns the `Host` that the endpoint gets instead of the client's.
+pub(super) fn apply(
+    filters: &Arc<[Filter]>,
+    facts: &Facts,
+    head: &mut Parts,
+    (host, authority, path): (&str, &HeaderValue, Option<&str>),
+    applied: &mut Option<Box<Applied>>,
+) -> Result<Option<HeaderValue>, Refusal> {
+    // Before anything can end the request: its answer has the route's fields too.
+    *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
+    let target = head.uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| target.as_ref().map_or("/", |target| target.path()));
+    let mut request = Request {
+        https: is_https(&head.headers, facts.peer, facts.secure),
+        client: client_address(&head.headers, facts.peer, facts.trusted_proxies),
+        head,
+        host,
+        authority,
+        path,
+        upstream_host: None,
+    };
+    for filter in filters.iter() {
+        match filter.request(&mut request) {
+            Verdict::Pass => {}
+            Verdict::Answer(answer) => return Err(Refusal::Answer(answer)),
+        }
+    }
+    Ok(request.upstream_host)
+}
+
+impl Applied {
+    pub fn response(&self, headers: &mut HeaderMap) {
+        for filter in self.filters.iter() {
+            filter.response(&self.asked, headers);
+        }
+    }
+}

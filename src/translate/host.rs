@@ -1,0 +1,193 @@
+//! One host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a Problem.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Settings;
+use super::annotations::ClientsAsked;
+use super::ingress::{Located, Parts, Tls};
+use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::Resources;
+use crate::filter::{Filter, Hsts, HttpsRedirect};
+use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathMatch, Rule};
+
+/// The field of what a host asks of its clients.
+const SECRET_FIELD: &str = "metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]";
+
+/// One host, from the Ingresses that name it, oldest first.
+pub(super) fn merge(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    resources: &Resources,
+    settings: &Settings,
+) -> (Host, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut https = Vec::new();
+    let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
+    let all =
+        || ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
+    // What only holds a host comes last: it takes nothing from a rule that works.
+    for holds in [false, true] {
+        for (parts, located) in all().filter(|(_, located)| located.holds == holds) {
+            if holds && !rules.is_empty() {
+                continue;
+            }
+            if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
+                problems.extend(conflict(pattern, parts, located, winner));
+            } else {
+                winners.insert(located.rule.path.as_ref(), &located.rule);
+                rules.push(located.rule.clone());
+                https.push(&parts.https);
+            }
+        }
+    }
+    rules.shrink_to_fit();
+    let (client_certificates, closed) = clients(pattern, ingresses, &mut problems);
+    for rule in rules.iter_mut().filter(|rule| closed.has(rule)) {
+        rule.backends.clear();
+        rule.filters.clear();
+    }
+    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    let speaks_tls = certificate.is_some() || ingresses.iter().any(|parts| parts.listed.contains_key(pattern));
+    for (rule, https) in rules.iter_mut().zip(https) {
+        if rule.backends.is_empty() {
+            continue;
+        }
+        let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
+        let redirect = https.redirects(speaks_tls, settings).then(|| {
+            Filter::HttpsRedirect(HttpsRedirect {
+                status: settings.redirect_status,
+                preserve_trailing_slash: https.preserve_trailing_slash,
+            })
+        });
+        rule.filters.extend(redirect.into_iter().chain(of_tls));
+        rule.filters.sort_by_key(Filter::phase);
+        rule.filters.shrink_to_fit();
+    }
+    (Host { pattern: pattern.clone(), rules, certificate, client_certificates }, problems)
+}
+
+/// Whose rules of a host nobody may come to.
+enum Closed {
+    All,
+    Some(Vec<ObjectName>),
+}
+
+impl Closed {
+    fn has(&self, rule: &Rule) -> bool {
+        match self {
+            // What proves whose the host is, is no secret, and lets nobody in.
+            Self::All => !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge),
+            Self::Some(closed) => closed.contains(&rule.source),
+        }
+    }
+}
+
+/// What the host asks of its clients: what the oldest Ingress that asks for anything does. If that can't be honoured
+/// the whole host is closed, as it would be open where it was meant to be shut.
+fn clients(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    problems: &mut Vec<Problem>,
+) -> (Option<Arc<ClientCertificates>>, Closed) {
+    let mut asking =
+        ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && !parts.rules_of(pattern).is_empty());
+    let Some(first) = asking.next() else { return (None, Closed::Some(Vec::new())) };
+    let settings = match &first.clients {
+        ClientsAsked::Certificates(settings) => settings.clone(),
+        ClientsAsked::Nothing | ClientsAsked::Unknown => {
+            problems.extend(closed_by(pattern, ingresses, first));
+            return (None, Closed::All);
+        }
+    };
+    let mut closed = Vec::new();
+    for parts in asking.filter(|parts| parts.clients != first.clients) {
+        closed.push(parts.name.clone());
+        let what = format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name);
+        let fix =
+            "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503";
+        problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), SECRET_FIELD, what, fix));
+    }
+    (Some(settings), Closed::Some(closed))
+}
+
+/// What to say of other Ingresses of a host that `first` closes.
+fn closed_by(pattern: &HostPattern, ingresses: &[&Parts], first: &Parts) -> impl Iterator<Item = Problem> {
+    let others = ingresses.iter().filter(|parts| parts.name != first.name && !parts.rules_of(pattern).is_empty());
+    others.map(move |parts| {
+        let what =
+            format!("Ingress {} asks for client certificates of host `{pattern}` that can't be told", first.name);
+        let fix = "mend its `auth-tls-` annotations; requests to the host get 503";
+        Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), "spec.rules", what, fix)
+    })
+}
+
+/// What to say of a rule whose place is taken.
+pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
+    // A rule that says the same thing twice does no harm.
+    if *winner == located.rule {
+        return None;
+    }
+    let object = ObjectRef::new(Kind::Ingress, &parts.name);
+    let what = match &located.rule.path {
+        Some(PathMatch { kind, value }) => {
+            format!("{kind:?} path `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
+        }
+        None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
+    };
+    let fix =
+        if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
+    Some(Problem::new(object, located.field.clone(), what, fix))
+}
+
+/// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it.
+fn certificate(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    resources: &Resources,
+    problems: &mut Vec<Problem>,
+) -> Option<ObjectName> {
+    let usable = |secret: &ObjectName| resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
+    let listed = listing(ingresses, pattern);
+    if let Some((first, others)) = listed.split_first() {
+        problems.extend(others.iter().filter_map(|(parts, tls)| listed_twice(pattern, parts, tls, *first)));
+    }
+    let wildcard = match pattern {
+        HostPattern::Exact(name) => name.split_once('.').map(|(_, rest)| HostPattern::Wildcard(rest.into())),
+        HostPattern::Wildcard(_) | HostPattern::Any => None,
+    };
+    let above = wildcard.map(|wildcard| listing(ingresses, &wildcard)).unwrap_or_default();
+    if let Some((_, tls)) = listed.iter().chain(&above).find(|(_, tls)| usable(&tls.secret).is_some()) {
+        return Some(tls.secret.clone());
+    }
+    let by_names = |tls: &&Tls| {
+        tls.by_names
+            && usable(&tls.secret).is_some_and(|certificate| match pattern {
+                HostPattern::Exact(name) => certificate.covers(name),
+                HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
+                HostPattern::Any => true,
+            })
+    };
+    ingresses.iter().flat_map(|parts| &parts.tls).find(by_names).map(|tls| tls.secret.clone())
+}
+
+/// The TLS blocks that list the host, oldest first.
+fn listing<'a>(ingresses: &[&'a Parts], host: &HostPattern) -> Vec<(&'a Parts, &'a Tls)> {
+    ingresses.iter().flat_map(|parts| parts.listing(host).map(|tls| (*parts, tls))).collect()
+}
+
+/// What to say of a TLS block that lists a host which `first` lists already, with another Secret.
+pub(super) fn listed_twice(
+    pattern: &HostPattern,
+    parts: &Parts,
+    tls: &Tls,
+    (winner, first): (&Parts, &Tls),
+) -> Option<Problem> {
+    if first.secret == tls.secret {
+        return None;
+    }
+    let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
+    let fix = "name the same Secret, or list the host once; the older one wins";
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
+}
