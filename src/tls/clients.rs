@@ -163,17 +163,17 @@ fn rejected(error: &webpki::Error) -> Rejected {
     let reason = match error {
         Error::CertExpired { .. } => "certificate has expired",
         Error::CertNotValidYet { .. } => "certificate is not yet valid",
-        Error::UnknownIssuer => "unable to verify the first certificate",
+        // Either nobody of the name is known, or somebody else has taken it.
+        Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => "unable to verify the first certificate",
         Error::MaximumPathDepthExceeded => "certificate chain too long",
         Error::RequiredEkuNotFoundContext(_) => "unsuitable certificate purpose",
         Error::NameConstraintViolation => "permitted subtree violation",
         Error::PathLenConstraintViolated => "path length constraint exceeded",
         Error::EndEntityUsedAsCa => "invalid CA certificate",
-        Error::InvalidSignatureForPublicKey => "certificate signature failure",
         // Somebody else's enum, and it grows.
         _ => "certificate can't be verified",
     };
-    Rejected { reason, unknown: matches!(error, Error::UnknownIssuer) }
+    Rejected { reason, unknown: matches!(error, Error::UnknownIssuer | Error::InvalidSignatureForPublicKey) }
 }
 
 /// Asks for a certificate and takes any, or none.
