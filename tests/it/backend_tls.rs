@@ -216,7 +216,7 @@ fn what_cannot_be_verified_as_asked_is_not_sent() {
     ] {
         match &secret {
             Some(text) => folder.write("secret.yaml", text),
-            None => folder.write("secret.yaml", "# none"),
+            None => folder.remove("secret.yaml"),
         }
         folder.write("ingress.yaml", ingress(keys));
         portunus.wait_problem(&["proxy-ssl-", problem]);
