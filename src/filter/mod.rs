@@ -2,11 +2,13 @@
 //! filter looks at the request, may change its head, and passes it on or answers it; what needs a clock, a store or
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
+mod canary;
 mod cors;
 mod pattern;
 mod redirect;
 mod response_headers;
 mod source_range;
+mod template;
 mod text;
 
 use std::net::IpAddr;
@@ -15,11 +17,13 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cors::{Cors, Origin, Origins};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
 pub use source_range::SourceRange;
+pub use template::{Template, VARIABLES};
 
 /// One filter. A rule's filters stand in the order of these variants, which is nginx's order of phases; translation
 /// sorts them by [`Filter::phase`].

@@ -29,7 +29,7 @@ pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
 pub use path::{NormalizedPath, PathError, normalize};
-pub use rule::{BackendRef, PathKind, PathMatch, Rule};
+pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
 
 /// The desired configuration: what every request and every handshake is decided by.
 ///
@@ -58,6 +58,23 @@ pub struct Changed {
 }
 
 impl Changed {
+    /// Adds what changed after this.
+    pub fn add(&mut self, later: Self) {
+        fn add<T: Ord>(all: &mut Vec<T>, later: Vec<T>) {
+            let grows = !all.is_empty() && !later.is_empty();
+            all.extend(later);
+            if grows {
+                all.sort_unstable();
+                all.dedup();
+            }
+        }
+        let Self { hosts, backends, certificates, default_certificate } = self;
+        add(hosts, later.hosts);
+        add(backends, later.backends);
+        add(certificates, later.certificates);
+        *default_certificate |= later.default_certificate;
+    }
+
     pub fn is_empty(&self) -> bool {
         let Self { hosts, backends, certificates, default_certificate } = self;
         hosts.is_empty() && backends.is_empty() && certificates.is_empty() && !default_certificate

@@ -1,5 +1,5 @@
 //! A route's filters at work: on the request when it is decided, and on whatever answer it gets in the end. Routes
-//! without filters never come here.
+//! that ask for nothing of it never come here.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue};
 
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
+use crate::balance;
 use crate::filter::{Asked, Filter, Request, Verdict};
+use crate::table::Route;
 
 /// What the answer's filters need, whoever answers.
 pub struct Applied {
@@ -16,17 +18,28 @@ pub struct Applied {
     asked: Asked,
 }
 
+/// What a route asks for beside the answer's fields.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The `Host` that the endpoint gets instead of the client's.
+    pub(super) upstream_host: Option<HeaderValue>,
+    /// What balances the request instead of the client's address.
+    pub(super) key: Option<u64>,
+}
+
 /// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
-/// that isn't the target's. Returns the `Host` that the endpoint gets instead of the client's.
+/// that isn't the target's.
 pub(super) fn apply(
-    filters: &Arc<[Filter]>,
+    route: &Route,
     facts: &Facts,
     head: &mut Parts,
     (host, authority, path): (&str, &HeaderValue, Option<&str>),
     applied: &mut Option<Box<Applied>>,
-) -> Result<Option<HeaderValue>, Refusal> {
+) -> Result<Outcome, Refusal> {
     // Before anything can end the request: its answer has the route's fields too.
-    *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
+    if let Some(filters) = &route.filters {
+        *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
+    }
     let target = head.uri.path_and_query().cloned();
     let path = path.unwrap_or_else(|| target.as_ref().map_or("/", |target| target.path()));
     let mut request = Request {
@@ -38,13 +51,14 @@ pub(super) fn apply(
         path,
         upstream_host: None,
     };
-    for filter in filters.iter() {
+    let key = route.hash_by.as_ref().map(|template| balance::key(&template.fill(&request)));
+    for filter in route.filters.iter().flat_map(|filters| filters.iter()) {
         match filter.request(&mut request) {
             Verdict::Pass => {}
             Verdict::Answer(answer) => return Err(Refusal::Answer(answer)),
         }
     }
-    Ok(request.upstream_host)
+    Ok(Outcome { upstream_host: request.upstream_host, key })
 }
 
 impl Applied {

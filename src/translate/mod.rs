@@ -30,7 +30,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::{Hsts, Settings};
+pub use settings::{Hsts, Settings, response_header};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
@@ -69,6 +69,7 @@ pub struct Translator {
     by_secret: BTreeMap<ObjectName, Few<ObjectName>>,
     /// By what an annotation names.
     by_reference: BTreeMap<ObjectRef, Few<ObjectName>>,
+    references_changed: bool,
     snapshot: Snapshot,
     host_problems: BTreeMap<HostPattern, Vec<Problem>>,
     backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
@@ -98,6 +99,7 @@ impl Translator {
             by_backend: BTreeMap::new(),
             by_secret: BTreeMap::new(),
             by_reference: BTreeMap::new(),
+            references_changed: true,
             snapshot: Snapshot::default(),
             host_problems: BTreeMap::new(),
             backend_problems: BTreeMap::new(),
@@ -179,6 +181,11 @@ impl Translator {
         self.by_reference.keys()
     }
 
+    /// Whether they may be others than at the last call.
+    pub fn take_references_changed(&mut self) -> bool {
+        std::mem::take(&mut self.references_changed)
+    }
+
     /// The Ingresses that are ours.
     pub fn ingresses(&self) -> impl Iterator<Item = &ObjectName> {
         self.ingresses.keys()
@@ -252,10 +259,12 @@ impl Translator {
             work.secrets.insert(secret.clone());
         }
         for object in &parts.references {
+            let known = self.by_reference.len();
             enter(&mut self.by_reference, object, parts.name.clone(), present);
             if self.by_reference.get(object).is_some_and(Few::is_empty) {
                 self.by_reference.remove(object);
             }
+            self.references_changed |= self.by_reference.len() != known;
         }
         if self.settings.strict_host_ownership {
             self.wildcards.index(parts, present, &mut work.wildcards);

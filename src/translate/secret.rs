@@ -264,4 +264,52 @@ mod tests {
             assert!(invalid.what.starts_with(what), "{}", invalid.what);
         }
     }
+
+    fn content(tls: bool, parts: &[(&str, &[u8])]) -> Content {
+        Content::of(tls, parts.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect(), NOW)
+    }
+
+    #[test]
+    fn a_bundle_is_read_whole_or_not_at_all() {
+        let (one, key) = pair("a.example");
+        let (other, _) = pair("b.example");
+        let read = |pem: &str| content(false, &[("ca.crt", pem.as_bytes())]).authorities.map(|read| *read);
+        let count = |pem: &str| read(pem).unwrap().map(|authorities| authorities.0.len()).unwrap();
+        assert_eq!(
+            (count(&one), count(&format!("# Verona's\n{one}{other}")), count(&format!("{one}{key}"))),
+            (1, 2, 1)
+        );
+        assert_eq!(count(&one.repeat(AUTHORITIES_MAX)), AUTHORITIES_MAX);
+        assert_eq!((read(""), content(true, &[]).authorities), (None, None));
+        let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (pem, what) in [
+            ("hello", "has no PEM certificate"),
+            (&key, "has no PEM certificate"),
+            (&one[..100], "has no PEM certificate"),
+            (&format!("{one}{no_der}"), "certificate 2 is no X.509 certificate"),
+            (&one.repeat(AUTHORITIES_MAX + 1), "has more than 256 certificates"),
+        ] {
+            let invalid = read(pem).unwrap().unwrap_err();
+            assert_eq!((invalid.field, invalid.what.as_str()), (AUTHORITIES, what));
+        }
+    }
+
+    #[test]
+    fn what_a_secret_has_depends_on_its_type() {
+        let (certificate, key) = pair("a.example");
+        let (certificate, key) = (certificate.as_bytes(), key.as_bytes());
+        let both = [("tls.crt", certificate), ("tls.key", key)];
+        let opaque = content(false, &both);
+        assert!(opaque.pair.is_some_and(|pair| pair.is_ok()) && opaque.data.is_some_and(|data| data.0.len() == 2));
+        let tls = content(true, &both);
+        assert!(tls.pair.is_some_and(|pair| pair.is_ok()) && tls.data.is_none() && tls.authorities.is_none());
+        assert!(content(true, &[]).pair.is_some_and(|pair| pair.is_err()));
+        assert!(content(false, &both[..1]).pair.is_some_and(|pair| pair.is_err()));
+        let users = content(false, &[("auth", b"romeo:secret")]);
+        assert!(users.pair.is_none());
+        assert_eq!(users.data.as_ref().unwrap().get("auth"), Some(&b"romeo:secret"[..]));
+        let shown = format!("{users:?}");
+        assert!(shown.contains("auth") && !shown.contains("romeo"), "{shown}");
+        assert_eq!(content(false, &[("auth", &vec![b'a'; DATA_BYTES_MAX + 1])]).data, None);
+    }
 }

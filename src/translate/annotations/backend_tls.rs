@@ -17,6 +17,11 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     open("proxy-ssl-ciphers", "OpenSSL's list", "", "taken, and without effect: suites are those with ECDHE and AEAD").example("HIGH:!aNULL"),
 ];
 
+/// Whether a key is one of these.
+pub(super) fn has(name: &str) -> bool {
+    ANNOTATIONS.iter().any(|row| row.name == name)
+}
+
 /// What is asked of the TLS to the Ingress's backends, if anything is. What can't be done and may not be done without
 /// is a fault of a key that closes.
 pub(super) fn read(values: &mut Values) -> Option<Arc<BackendTls>> {

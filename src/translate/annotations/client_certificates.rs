@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Annotation, FaultKind, Values, closing};
+use super::{Annotation, Nature, Values, closing};
 use crate::filter::Pattern;
 use crate::model::{ClientCertificates, VerifyClient};
 
@@ -45,7 +45,7 @@ pub(super) fn read(values: &mut Values) -> ClientsAsked {
         return ClientsAsked::Nothing;
     }
     let settings = settings(values, wanted.flatten().unwrap_or(VerifyClient::On));
-    if values.faults[faults..].iter().any(|fault| fault.kind != FaultKind::NoEffect) {
+    if values.faults[faults..].iter().any(|fault| fault.nature != Nature::Idle) {
         return ClientsAsked::Unknown;
     }
     match settings {

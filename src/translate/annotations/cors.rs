@@ -11,6 +11,7 @@ const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 /// Seconds: 20 days.
 const MAX_AGE: u32 = 1_728_000;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     open(
         "enable-cors",

@@ -7,8 +7,10 @@ mod access;
 mod affinity;
 mod backend_tls;
 mod backends;
+mod canary;
 mod client_certificates;
 mod cors;
+mod headers;
 mod redirects;
 mod table;
 
@@ -16,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
+pub(super) use canary::Alternative;
 pub(super) use client_certificates::ClientsAsked;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
@@ -24,8 +27,8 @@ use super::Settings;
 use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
-use crate::filter::Filter;
-use crate::model::{BackendOptions, BackendTls, ObjectName};
+use crate::filter::{Filter, Template};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -94,16 +97,30 @@ pub(super) struct Behaviour {
     /// In their order.
     pub(super) filters: Vec<Filter>,
     pub(super) options: Option<Arc<BackendOptions>>,
+    /// The options for requests that came over TLS, if they are others.
+    pub(super) secure_options: Option<Arc<BackendOptions>>,
+    pub(super) hash_by: Option<Template>,
+    /// The Ingress is the alternative of another.
+    pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
     pub(super) clients: ClientsAsked,
     pub(super) backend_tls: Option<Arc<BackendTls>>,
 }
 
+impl Behaviour {
+    /// All of a rule's requests go to this backend, or its other form.
+    pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
+        let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
+        let secure = self.secure_options.as_ref().map(options);
+        BackendRef { backend, weight: 1, secure }
+    }
+}
+
 /// All that annotations come to.
 pub(super) struct Read {
     pub(super) behaviour: Behaviour,
-    /// What annotations name, be it there or not.
+    /// What they name, be it there or not.
     pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
@@ -112,43 +129,54 @@ pub(super) struct Read {
 
 /// Reads the annotations of an Ingress. What is honoured is in the behaviour; what is not is said, and closes the
 /// Ingress's rules if they would be open without it.
-pub(super) fn read(ingress: &Ingress, settings: &Settings, resources: &Resources) -> Read {
+pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
-    let tls = backend_tls::read(&mut values);
+    let backend_tls = backend_tls::read(&mut values);
+    let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
-        options: backends::options(&mut values, tls.as_deref()),
+        options: asked.options.any(),
+        secure_options: asked.secure.and_then(BackendOptions::any),
+        hash_by: asked.hash_by,
+        alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
         clients: client_certificates::read(&mut values),
-        backend_tls: tls,
+        backend_tls,
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
     filters.extend(access::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
+    filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
-    for Fault { name, what, fix, kind } in std::mem::take(&mut values.faults).into_iter().chain(unread(ingress)) {
-        let closes = kind != FaultKind::NoEffect && restricts(name);
+    for fault in values.faults.into_iter().chain(unread(ingress)) {
+        // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
+        let closes = fault.closes() && (behaviour.alternative.is_none() || backend_tls::has(fault.name));
+        let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
             (true, false) => format!(
                 "{fix}; it restricts access, so requests get 503; --unsupported-annotations ignore would let them pass"
             ),
-            (false, _) if kind == FaultKind::Invalid => format!("{fix}; the default counts"),
+            (false, _) if nature == Nature::Invalid => format!("{fix}; the default counts"),
             (false, _) => fix,
         };
         behaviour.closed |= closes && !ignored;
         // What others can mend is no reason to refuse this object.
-        let blocks = kind == FaultKind::Invalid || (kind == FaultKind::Unsupported && closes && !ignored);
+        let blocks = match nature {
+            Nature::Invalid => true,
+            Nature::Unsupported => closes && !ignored,
+            Nature::Missing | Nature::Idle => false,
+        };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
         let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
-    if behaviour.clients == ClientsAsked::Unknown && ignored {
+    if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
         behaviour.clients = ClientsAsked::Nothing;
     }
     Read { behaviour, references: values.references, problems, warnings }
@@ -165,7 +193,7 @@ fn unread(ingress: &Ingress) -> impl Iterator<Item = Fault<'_>> {
         };
         let fix = if restricts(name) { "remove it" } else { "remove it, or do without; the rest of the Ingress works" };
         let what = format!("`{PREFIX}{name}` {what}");
-        Some(Fault { name, what, fix: fix.to_owned(), kind: FaultKind::Unsupported })
+        Some(Fault { name, what, fix: fix.to_owned(), nature: Nature::Unsupported })
     })
 }
 
@@ -209,19 +237,29 @@ struct Fault<'a> {
     name: &'a str,
     what: String,
     fix: String,
-    kind: FaultKind,
+    nature: Nature,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FaultKind {
+enum Nature {
     /// The value is none, and only the Ingress can mend it.
     Invalid,
     /// What it names isn't there or is of no use, and others can mend it.
     Missing,
-    /// There is nothing that it could have an effect on.
-    NoEffect,
+    /// It could be read, and has no effect.
+    Idle,
     /// The key is not honoured.
     Unsupported,
+}
+
+impl Fault<'_> {
+    /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
+    fn closes(&self) -> bool {
+        match self.nature {
+            Nature::Invalid | Nature::Missing | Nature::Unsupported => restricts(self.name),
+            Nature::Idle => false,
+        }
+    }
 }
 
 /// An object that an annotation names.
@@ -265,7 +303,7 @@ impl<'a> Values<'a> {
     ) -> Option<T> {
         let (name, text) = self.text(find(name)?)?;
         let read = parse(text);
-        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, kind: FaultKind::Invalid })).ok()
+        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, nature: Nature::Invalid })).ok()
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
@@ -289,13 +327,13 @@ impl<'a> Values<'a> {
     /// Says that a key can't be honoured as the Ingress stands.
     fn invalid(&mut self, name: &'static str, what: &str, fix: &str) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
-        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), kind: FaultKind::Invalid });
+        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), nature: Nature::Invalid });
     }
 
     /// Says that what a key names is there, but can't be used.
     fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
-        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), kind: FaultKind::Missing });
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects
@@ -305,7 +343,7 @@ impl<'a> Values<'a> {
         let own = &self.ingress.name.namespace;
         let (namespace, object) = text.split_once('/').unwrap_or((own, text));
         let mut invalid = |what, fix| {
-            self.faults.push(Fault { name: written, what, fix, kind: FaultKind::Invalid });
+            self.faults.push(Fault { name: written, what, fix, nature: Nature::Invalid });
             None
         };
         if !is_object_name(object) || !is_object_name(namespace) {
@@ -355,7 +393,7 @@ impl<'a> Values<'a> {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
             let what = format!("it has no effect without `{PREFIX}{needs}`");
             let fix = format!("write `{PREFIX}{needs}` too, or remove it");
-            self.faults.push(Fault { name, what, fix, kind: FaultKind::NoEffect });
+            self.faults.push(Fault { name, what, fix, nature: Nature::Idle });
         }
     }
 }
@@ -402,9 +440,9 @@ fn annotated(all: &[(&str, &str)]) -> Ingress {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::translate::Object;
+    use crate::translate::secret::Content;
 
     #[test]
     fn what_closes_a_route_is_known_by_name() {
@@ -441,5 +479,36 @@ mod tests {
             assert!(!row.summary.is_empty() && !row.values.is_empty(), "{}", row.name);
         }
         assert!(names.len() > 130, "{} names", names.len());
+    }
+
+    #[test]
+    fn a_secret_of_any_type_is_found_by_its_name() {
+        let mut resources = Resources::default();
+        let mut put = |name: &str, tls: bool, bytes: usize| {
+            let data = BTreeMap::from([("auth".to_owned(), vec![b'a'; bytes])]);
+            resources.apply(Object::Secret(ObjectName::new("verona", name), Content::of(tls, data, 0)));
+        };
+        put("users", false, 10);
+        put("pair", true, 10);
+        put("huge", false, 2 * 1024 * 1024);
+        for (value, what) in [
+            ("users", None),
+            ("verona/pair", None),
+            ("huge", Some("Secret verona/huge has more than a megabyte of data")),
+            ("gone", Some("there is no Secret verona/gone")),
+            ("capulet/users", Some("the Secret is in namespace `capulet`, the Ingress in `verona`")),
+        ] {
+            let ingress = annotated(&[("auth-secret", value)]);
+            let mut values = Values::new(&ingress, &resources);
+            let found = values.secret("auth-secret").map(|Named { name, object }| (name.to_string(), object.tls));
+            assert_eq!(found.is_some(), what.is_none(), "{value}");
+            let fault = values.faults.first();
+            assert_eq!(fault.map(|fault| fault.what.as_str()), what);
+            assert!(fault.is_none_or(Fault::closes), "who may pass is not known");
+            assert_eq!(values.references.len(), usize::from(!value.starts_with("capulet")));
+        }
+        let ingress = annotated(&[]);
+        let mut values = Values::new(&ingress, &resources);
+        assert!(values.secret("auth-secret").is_none() && values.faults.is_empty() && values.references.is_empty());
     }
 }
