@@ -123,7 +123,8 @@ fn clients(
 
 /// What to say of other Ingresses of a host that `first` closes.
 fn closed_by(pattern: &HostPattern, ingresses: &[&Parts], first: &Parts) -> impl Iterator<Item = Problem> {
-    let others = ingresses.iter().filter(|parts| parts.name != first.name && !parts.rules_of(pattern).is_empty());
+    let closed = |parts: &Parts| parts.rules_of(pattern).iter().any(|(_, located)| Closed::All.has(&located.rule));
+    let others = ingresses.iter().filter(move |parts| parts.name != first.name && closed(parts));
     others.map(move |parts| {
         let what =
             format!("Ingress {} asks for client certificates of host `{pattern}` that can't be told", first.name);
