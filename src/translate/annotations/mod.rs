@@ -168,7 +168,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         behaviour.closed |= closes && !ignored;
         // What others can mend is no reason to refuse this object.
         let blocks = match nature {
-            Nature::Invalid => true,
+            Nature::Invalid | Nature::Void => true,
             Nature::Unsupported => closes && !ignored,
             Nature::Missing | Nature::Idle => false,
         };
@@ -244,6 +244,8 @@ struct Fault<'a> {
 enum Nature {
     /// The value is none, and only the Ingress can mend it.
     Invalid,
+    /// The same, and no default counts instead.
+    Void,
     /// What it names isn't there or is of no use, and others can mend it.
     Missing,
     /// It could be read, and has no effect.
@@ -256,7 +258,7 @@ impl Fault<'_> {
     /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
     fn closes(&self) -> bool {
         match self.nature {
-            Nature::Invalid | Nature::Missing | Nature::Unsupported => restricts(self.name),
+            Nature::Invalid | Nature::Void | Nature::Missing | Nature::Unsupported => restricts(self.name),
             Nature::Idle => false,
         }
     }
@@ -371,6 +373,12 @@ impl<'a> Values<'a> {
             return None;
         };
         Some(Named { name, object })
+    }
+
+    /// Says that a part of a value is none, and that nothing counts instead.
+    fn void(&mut self, name: &'static str, what: String, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what, fix: fix.to_owned(), nature: Nature::Void });
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
