@@ -69,11 +69,12 @@ impl Serialize for BackendKey {
 
 impl fmt::Display for BackendOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, policy, service_address } = self;
+        let Self { protocol, policy, service_address, tls } = self;
         let said = [
             protocol.map(|protocol| format!("{protocol:?}")),
             policy.map(|policy| format!("{policy:?}")),
             service_address.then(|| "service address".to_owned()),
+            tls.as_ref().map(ToString::to_string),
         ];
         f.write_str(&said.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }

@@ -33,8 +33,11 @@ impl PathMatch {
 
     /// Whether nothing but an authority's look for proof (RFC 8555, 8.3) matches. What is there is meant for everybody.
     pub fn is_acme_challenge(&self) -> bool {
-        let rest = self.value.strip_prefix("/.well-known/acme-challenge");
-        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && self.kind == PathKind::Prefix))
+        let Some(rest) = self.value.strip_prefix("/.well-known/acme-challenge") else { return false };
+        match self.kind {
+            PathKind::Exact => rest.starts_with('/'),
+            PathKind::Prefix => rest.is_empty() || rest.starts_with('/'),
+        }
     }
 }
 

@@ -105,8 +105,7 @@ fn every_example_is_taken_without_a_problem() {
         });
         let annotations: serde_json::Map<_, _> = examples.collect();
         let backend = json!({ "service": { "name": "app", "port": { "number": 80 } } });
-        let ingress =
-            json!({ "metadata": { "name": "app", "annotations": annotations }, "spec": { "defaultBackend": backend.clone() } });
+        let ingress = json!({ "metadata": { "name": "app", "annotations": annotations }, "spec": { "defaultBackend": backend.clone() } });
         let service =
             json!({ "metadata": { "name": "app" }, "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
         let mut resources = Resources::default();

@@ -38,7 +38,7 @@ pub(super) fn read(values: &mut Values) -> Option<Arc<BackendTls>> {
         secret,
         verify,
         // 0 is the default to ingress-nginx.
-        depth: depth.filter(|depth| *depth > 0).unwrap_or(1),
+        depth: depth.filter(|depth| verify && *depth > 0).unwrap_or(1),
         name: values.get("proxy-ssl-name", "write a DNS name or an address", name),
         server_name: values.get("proxy-ssl-server-name", "write on or off", on_off).unwrap_or_default(),
         versions: values.get("proxy-ssl-protocols", "write TLSv1.2, TLSv1.3 or both", versions).unwrap_or_default(),
