@@ -229,3 +229,55 @@ impl ClientCertVerifier for Asking {
         aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Authorities, ObjectName, Rule, VerifyClient};
+
+    fn host(pattern: &str, depth: Option<u8>) -> (HostPattern, Arc<Host>) {
+        let pattern = HostPattern::parse(pattern).unwrap();
+        let settings = depth.map(|depth| {
+            Arc::new(ClientCertificates {
+                authorities: Authorities(Arc::from([])),
+                verify: VerifyClient::On,
+                depth,
+                subject: None,
+                error_page: None,
+                pass_certificate: false,
+            })
+        });
+        let rules = vec![Rule::new(ObjectName::new("a", "b"), None)];
+        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: settings }))
+    }
+
+    #[test]
+    fn a_host_asks_for_what_it_asks_for_itself() {
+        let mut all: BTreeMap<_, _> = [host("plain.w.test", None), host("other.test", None)].into();
+        let mut verifiers = ClientVerifiers::default();
+        let change = |all: &mut BTreeMap<_, _>, verifiers: &mut ClientVerifiers, (pattern, host)| {
+            all.insert(HostPattern::clone(&pattern), host);
+            verifiers.update(all, &[pattern]);
+        };
+        verifiers.update(&all, &all.keys().cloned().collect::<Vec<_>>());
+        assert!(verifiers.is_empty());
+        change(&mut all, &mut verifiers, host("*.w.test", Some(1)));
+        let depth = |verifiers: &ClientVerifiers, name| verifiers.find(name).map(|found| found.settings.depth);
+        for (name, expected) in [("a.w.test", Some(1)), ("plain.w.test", None), ("other.test", None), ("w.test", None)]
+        {
+            assert_eq!(depth(&verifiers, name), expected, "{name}");
+        }
+        // One that comes later, and asks for nothing, is not taken by the wildcard either.
+        change(&mut all, &mut verifiers, host("late.w.test", None));
+        change(&mut all, &mut verifiers, host("deep.w.test", Some(2)));
+        assert_eq!((depth(&verifiers, "late.w.test"), depth(&verifiers, "deep.w.test")), (None, Some(2)));
+        let before = verifiers.find("a.w.test").unwrap().clone();
+        change(&mut all, &mut verifiers, host("*.w.test", Some(1)));
+        assert!(Arc::ptr_eq(&before, verifiers.find("a.w.test").unwrap()), "what says the same stays");
+        for pattern in ["*.w.test", "deep.w.test"] {
+            assert!(!verifiers.is_empty());
+            change(&mut all, &mut verifiers, host(pattern, None));
+        }
+        assert!(verifiers.is_empty());
+    }
+}

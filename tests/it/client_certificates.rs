@@ -9,6 +9,7 @@ use crate::harness::certificates::{Authority, Identity};
 use crate::harness::h1::{self, Connection, Response};
 use crate::harness::h2;
 use crate::harness::manifests::{app, base64, secret, tls_secret};
+use crate::harness::nginx::Nginx;
 use crate::harness::tls::Client;
 use crate::harness::*;
 
@@ -439,4 +440,49 @@ fn a_client_hello_may_come_in_any_pieces() {
         let _ = connection.read_to_end();
     }
     assert_eq!(status(&portunus, &client), 200);
+}
+
+/// What nginx knows of the client, in one line.
+const KNOWN: &str = "$ssl_client_verify|$ssl_client_s_dn|$ssl_client_i_dn|$ssl_client_escaped_cert";
+
+#[test]
+fn modes_depths_and_what_endpoints_are_told_are_nginxs() {
+    let backend = Backend::named("a");
+    let (authority, other) = (Authority::named("Montague, \"Sons\" + Co"), Authority::named("another"));
+    let served = authority.leaf(&[HOST]);
+    let one = authority.intermediate();
+    let two = one.intermediate();
+    let folder = folder(&backend, &authority, &[]);
+    let portunus = Portunus::serve(&folder);
+    let clients = [
+        ("none", Client::new()),
+        ("good", Client::new().showing(&authority.client("juliet <j@verona.test>; ü#"))),
+        ("a stranger's", Client::new().showing(&other.client("paris"))),
+        ("expired", Client::new().showing(&authority.expired_client("juliet"))),
+        ("a stranger's, expired", Client::new().showing(&other.expired_client("paris"))),
+        ("of one between", Client::new().showing(&one.client("juliet"))),
+        ("of two between", Client::new().showing(&two.client("juliet"))),
+        ("a server's", Client::new().showing(&authority.leaf(&["server.test"]))),
+    ];
+    for mode in ["on", "optional", "optional_no_ca"] {
+        let block = format!(
+            "server {{ listen 127.0.0.1:PORT ssl; ssl_certificate FOLDER/tls.crt; ssl_certificate_key FOLDER/tls.key;
+             ssl_client_certificate FOLDER/ca.crt; ssl_verify_client {mode}; ssl_verify_depth 1;
+             location / {{ return 200 \"{KNOWN}\"; }} }}"
+        );
+        let files = [("tls.crt", &*served.chain_pem), ("tls.key", &*served.key_pem), ("ca.crt", &*authority.pem)];
+        let nginx = Nginx::with_files(&block, &files);
+        let keys = [ASKED, ("auth-tls-verify-client", mode), ("auth-tls-pass-certificate-to-upstream", "true")];
+        portunus.after(|| folder.write("ingress.yaml", ingress("a", HOST, &keys)));
+        for (what, client) in &clients {
+            let (theirs, _) = client.get(nginx.address(), HOST, HOST, "/");
+            let (ours, _) = client.get(portunus.https, HOST, HOST, "/");
+            assert_eq!(ours.status, theirs.status, "{what}, {mode}");
+            if ours.status == 200 {
+                let told = |name: &str| backend.last().header(&format!("ssl-client-{name}")).unwrap_or("").to_owned();
+                let told = ["verify", "subject-dn", "issuer-dn", "cert"].map(told).join("|");
+                assert_eq!(told, theirs.text(), "{what}, {mode}");
+            }
+        }
+    }
 }
