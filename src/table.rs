@@ -14,7 +14,7 @@ use crate::metrics::{Metrics, RouteId};
 use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, default_certificate};
-use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
+use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Route {
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
     pub filters: Option<Arc<[Filter]>>,
+    /// What its clients have asked for, if there is a limit to it.
+    pub counts: Option<Arc<Counts>>,
     backends: Vec<(Arc<Slot>, u32)>,
     weight: u32,
 }
@@ -89,6 +91,7 @@ pub type Current = ArcSwap<Table>;
 pub struct Publisher {
     pub current: Arc<Current>,
     registry: Registry,
+    counters: Counters,
     slots: HashMap<BackendKey, Arc<Slot>>,
     self_signed: Arc<CertifiedKey>,
     metrics: Arc<Metrics>,
@@ -110,7 +113,15 @@ impl Publisher {
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self { current, registry: Registry::new(key), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+        Self {
+            current,
+            registry: Registry::new(key),
+            counters: Counters::default(),
+            slots: HashMap::new(),
+            self_signed,
+            metrics,
+            retired: Vec::new(),
+        }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.
@@ -128,6 +139,7 @@ impl Publisher {
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
         self.free_retired();
+        self.counters.sweep();
         generation
     }
 
@@ -160,7 +172,7 @@ impl Publisher {
         upstreams
     }
 
-    fn routes(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
         let mut routes = previous.routes.clone();
         for pattern in &changed.hosts {
             let all = Arc::make_mut(&mut routes);
@@ -173,14 +185,17 @@ impl Publisher {
         routes
     }
 
-    fn route(&self, rule: &Rule) -> Route {
+    fn route(&mut self, rule: &Rule) -> Route {
         let label = rule.source.to_string();
         let slot = |backend: &BackendRef| Some((self.slots.get(&backend.backend)?.clone(), backend.weight));
         let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
         let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, backends, weight }
+        let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
+        // By the object, as ingress-nginx does: its rules share what a client may ask for.
+        let counts = limited.then(|| self.counters.of(&rule.source));
+        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, counts, backends, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {

@@ -3,6 +3,7 @@
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
 mod cors;
+mod limit;
 mod pattern;
 mod redirect;
 mod response_headers;
@@ -16,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 pub use cors::{Cors, Origin, Origins};
+pub use limit::{Bucket, Excess, Limits, RATES_MAX, Rate};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
@@ -31,6 +33,8 @@ pub enum Filter {
     Cors(Cors),
     /// From http to https.
     HttpsRedirect(HttpsRedirect),
+    /// How much one client may ask for.
+    Limits(Limits),
     /// Which clients' addresses pass.
     SourceRange(SourceRange),
     /// `Host` for the endpoint.
@@ -81,9 +85,11 @@ pub struct Answer {
 
 /// What becomes of a request.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Verdict<'f> {
     Pass,
     Answer(Box<Answer>),
+    /// It passes unless its client has asked for too much.
+    Count(&'f Limits),
 }
 
 impl Filter {
@@ -93,6 +99,7 @@ impl Filter {
             Self::Redirect(_) => 10,
             Self::Cors(_) => 20,
             Self::HttpsRedirect(_) => 30,
+            Self::Limits(_) => 40,
             Self::SourceRange(_) => 50,
             Self::UpstreamHost(_) => 80,
             Self::ResponseHeaders(_) => 90,
@@ -101,11 +108,13 @@ impl Filter {
     }
 
     /// Looks at a request on its way to the endpoint.
-    pub fn request(&self, request: &mut Request) -> Verdict {
+    pub fn request(&self, request: &mut Request) -> Verdict<'_> {
         let answer = match self {
             Self::Redirect(redirect) => redirect.answer(request),
             Self::Cors(cors) => cors.preflight(&request.head.method, &request.head.headers),
             Self::HttpsRedirect(redirect) => redirect.answer(request),
+            Self::Limits(limits) if limits.concern(request.client) => return Verdict::Count(limits),
+            Self::Limits(_) => None,
             Self::SourceRange(range) => range.answer(request.client),
             Self::UpstreamHost(host) => {
                 request.upstream_host = Some(host.clone());
@@ -124,7 +133,11 @@ impl Filter {
             Self::ResponseHeaders(fields) => fields.response(headers),
             Self::Hsts(hsts) => hsts.response(asked.secure, headers),
             // These are for requests.
-            Self::Redirect(_) | Self::HttpsRedirect(_) | Self::SourceRange(_) | Self::UpstreamHost(_) => {}
+            Self::Redirect(_)
+            | Self::HttpsRedirect(_)
+            | Self::Limits(_)
+            | Self::SourceRange(_)
+            | Self::UpstreamHost(_) => {}
         }
     }
 }

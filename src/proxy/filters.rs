@@ -6,9 +6,11 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
+use super::body::Exchange;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
 use crate::filter::{Asked, Filter, Request, Verdict};
+use crate::upstream::Counts;
 
 /// What the answer's filters need, whoever answers.
 pub struct Applied {
@@ -19,11 +21,12 @@ pub struct Applied {
 /// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
 /// that isn't the target's. Returns the `Host` that the endpoint gets instead of the client's.
 pub(super) fn apply(
-    filters: &Arc<[Filter]>,
+    (filters, counts): (&Arc<[Filter]>, Option<&Arc<Counts>>),
     facts: &Facts,
     head: &mut Parts,
     (host, authority, path): (&str, &HeaderValue, Option<&str>),
     applied: &mut Option<Box<Applied>>,
+    exchange: &mut Exchange,
 ) -> Result<Option<HeaderValue>, Refusal> {
     // Before anything can end the request: its answer has the route's fields too.
     *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
@@ -42,6 +45,11 @@ pub(super) fn apply(
         match filter.request(&mut request) {
             Verdict::Pass => {}
             Verdict::Answer(answer) => return Err(Refusal::Answer(answer)),
+            Verdict::Count(limits) => {
+                let counts = counts.expect("a route with limits has counts");
+                let admitted = counts.admit(limits, request.client);
+                exchange.permit = admitted.map_err(|excess| Refusal::Answer(Box::new(limits.answer(excess))))?;
+            }
         }
     }
     Ok(request.upstream_host)

@@ -144,7 +144,8 @@ fn decide(
     let mut upstream_host = None;
     if let Some(filters) = &route.filters {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
-        upstream_host = apply(filters, facts, head, (name.as_str(), authority, path.as_deref()), applied)?;
+        let names = (name.as_str(), authority, path.as_deref());
+        upstream_host = apply((filters, route.counts.as_ref()), facts, head, names, applied, exchange)?;
     }
     let backend = route.backend().ok_or(Error::NoEndpoint)?;
     let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;

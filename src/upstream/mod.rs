@@ -3,6 +3,7 @@
 
 mod body;
 mod connect;
+mod counters;
 mod pool;
 mod sessions;
 mod slots;
@@ -14,6 +15,7 @@ use rustls::ClientConfig;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
+pub use counters::{Counters, Counts, Permit};
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};

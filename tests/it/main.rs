@@ -33,6 +33,7 @@ mod limits;
 mod paths;
 mod proof;
 mod proxy_protocol;
+mod rate_limits;
 mod retry;
 mod routing;
 mod services;

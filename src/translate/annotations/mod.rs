@@ -7,6 +7,7 @@ mod access;
 mod affinity;
 mod backends;
 mod cors;
+mod limits;
 mod redirects;
 mod table;
 
@@ -114,6 +115,7 @@ pub(super) fn read(ingress: &Ingress, settings: &Settings) -> Read {
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
+    filters.extend(limits::read(&mut values, settings));
     filters.extend(access::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, closing, cors, open, redirects};
+use super::{Annotation, access, affinity, backends, closing, cors, limits, open, redirects};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -112,18 +112,7 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         ],
     ),
     ("Access by address", access::ANNOTATIONS),
-    (
-        "Limits",
-        &[
-            closing("limit-rps", "int", "", "requests a second of one client"),
-            closing("limit-rpm", "int", "", "requests a minute of one client"),
-            closing("limit-burst-multiplier", "int", "5", "burst = rate x this"),
-            closing("limit-connections", "int", "", "concurrent connections per IP"),
-            closing("limit-rate", "KiB/s", "", "speed of an answer"),
-            closing("limit-rate-after", "KiB", "", "from which size on"),
-            closing("limit-allowlist", "CIDR list", "", "CIDRs not limited").alias(&["limit-whitelist"]),
-        ],
-    ),
+    ("Limits", limits::ANNOTATIONS),
     ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),
