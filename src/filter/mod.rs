@@ -2,8 +2,10 @@
 //! filter looks at the request, may change its head, and passes it on or answers it; what needs a clock, a store or
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
+mod basic_auth;
 mod cors;
 mod limit;
+mod password;
 mod pattern;
 mod redirect;
 mod response_headers;
@@ -11,13 +13,16 @@ mod source_range;
 mod text;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+pub use basic_auth::{BasicAuth, Login, Users};
 pub use cors::{Cors, Origin, Origins};
 pub use limit::{Bucket, Excess, Limits, RATES_MAX, Rate};
+pub use password::{Hash, InvalidHash};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
@@ -37,6 +42,8 @@ pub enum Filter {
     Limits(Limits),
     /// Which clients' addresses pass.
     SourceRange(SourceRange),
+    /// Who passes, by name and password.
+    BasicAuth(Arc<BasicAuth>),
     /// `Host` for the endpoint.
     UpstreamHost(#[serde(serialize_with = "text::value")] HeaderValue),
     /// Fields that all answers get.
@@ -90,6 +97,8 @@ pub enum Verdict<'f> {
     Answer(Box<Answer>),
     /// It passes unless its client has asked for too much.
     Count(&'f Limits),
+    /// It passes if this is somebody.
+    Check(Box<Login>),
 }
 
 impl Filter {
@@ -101,6 +110,7 @@ impl Filter {
             Self::HttpsRedirect(_) => 30,
             Self::Limits(_) => 40,
             Self::SourceRange(_) => 50,
+            Self::BasicAuth(_) => 60,
             Self::UpstreamHost(_) => 80,
             Self::ResponseHeaders(_) => 90,
             Self::Hsts(_) => 91,
@@ -116,6 +126,10 @@ impl Filter {
             Self::Limits(limits) if limits.concern(request.client) => return Verdict::Count(limits),
             Self::Limits(_) => None,
             Self::SourceRange(range) => range.answer(request.client),
+            Self::BasicAuth(auth) => match auth.login(&mut request.head.headers) {
+                Ok(login) => return Verdict::Check(Box::new(login)),
+                Err(refusal) => Some(refusal),
+            },
             Self::UpstreamHost(host) => {
                 request.upstream_host = Some(host.clone());
                 None
@@ -137,6 +151,7 @@ impl Filter {
             | Self::HttpsRedirect(_)
             | Self::Limits(_)
             | Self::SourceRange(_)
+            | Self::BasicAuth(_)
             | Self::UpstreamHost(_) => {}
         }
     }

@@ -9,8 +9,17 @@ use http::{HeaderMap, HeaderValue};
 use super::body::Exchange;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
-use crate::filter::{Asked, Filter, Request, Verdict};
+use crate::filter::{Asked, Filter, Login, Request, Verdict};
 use crate::upstream::Counts;
+
+/// What filters make of a request that passes.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// `Host` for the endpoint instead of the client's.
+    pub upstream_host: Option<HeaderValue>,
+    /// Who has to be somebody first.
+    pub login: Option<Box<Login>>,
+}
 
 /// What the answer's filters need, whoever answers.
 pub struct Applied {
@@ -19,7 +28,7 @@ pub struct Applied {
 }
 
 /// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
-/// that isn't the target's. Returns the `Host` that the endpoint gets instead of the client's.
+/// that isn't the target's.
 pub(super) fn apply(
     (filters, counts): (&Arc<[Filter]>, Option<&Arc<Counts>>),
     facts: &Facts,
@@ -27,7 +36,7 @@ pub(super) fn apply(
     (host, authority, path): (&str, &HeaderValue, Option<&str>),
     applied: &mut Option<Box<Applied>>,
     exchange: &mut Exchange,
-) -> Result<Option<HeaderValue>, Refusal> {
+) -> Result<Passed, Refusal> {
     // Before anything can end the request: its answer has the route's fields too.
     *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
     let target = head.uri.path_and_query().cloned();
@@ -41,6 +50,7 @@ pub(super) fn apply(
         path,
         upstream_host: None,
     };
+    let mut login = None;
     for filter in filters.iter() {
         match filter.request(&mut request) {
             Verdict::Pass => {}
@@ -50,9 +60,10 @@ pub(super) fn apply(
                 let admitted = counts.admit(limits, request.client);
                 exchange.permit = admitted.map_err(|excess| Refusal::Answer(Box::new(limits.answer(excess))))?;
             }
+            Verdict::Check(found) => login = Some(found),
         }
     }
-    Ok(request.upstream_host)
+    Ok(Passed { upstream_host: request.upstream_host, login })
 }
 
 impl Applied {

@@ -16,14 +16,15 @@ use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
 use super::connection::Connection;
 use super::error::Error;
-use super::filters::{Applied, apply};
+use super::filters::{Applied, Passed, apply};
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::session::Session;
-use crate::filter::Answer;
+use super::worker::Worker;
+use crate::filter::{Answer, Login};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::RequestBody;
+use crate::upstream::{Checked, RequestBody};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -77,13 +78,23 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
+    let mut table = Some(table);
+    if let Ok(plan) = &mut decided
+        && let Some(login) = plan.login.take().filter(|login| !worker.logins.knows(login))
+    {
+        // This may take long: nobody waits with a table in hand.
+        table = None;
+        let refused = Box::pin(check(&worker, login)).await;
+        decided = refused.map_or(decided, |answer| Err(Refusal::Answer(answer)));
+    }
     let answered = match decided {
         Ok(plan) => {
+            let table = table.unwrap_or_else(|| worker.table());
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
             let mut request = Some(Request::from_parts(head, body));
@@ -111,6 +122,24 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         response.headers_mut().insert(X_GENERATION, worker.generation_value(generation));
     }
     Ok(response)
+}
+
+/// The answer to somebody who isn't who he says, or can't be looked at now.
+async fn check(worker: &Worker, login: Box<Login>) -> Option<Box<Answer>> {
+    let refusal = login.refusal();
+    match worker.logins.check(login).await {
+        Checked::Passes => None,
+        Checked::Fails => Some(Box::new(refusal)),
+        Checked::Busy => Some(Box::new(Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                (header::RETRY_AFTER, HeaderValue::from_static("1")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ],
+            text: "too many passwords are being checked",
+            reason: "overloaded",
+        })),
+    }
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
@@ -141,11 +170,11 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
-    let mut upstream_host = None;
+    let mut passed = Passed::default();
     if let Some(filters) = &route.filters {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
         let names = (name.as_str(), authority, path.as_deref());
-        upstream_host = apply((filters, route.counts.as_ref()), facts, head, names, applied, exchange)?;
+        passed = apply((filters, route.counts.as_ref()), facts, head, names, applied, exchange)?;
     }
     let backend = route.backend().ok_or(Error::NoEndpoint)?;
     let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
@@ -154,7 +183,8 @@ fn decide(
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
     let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, upgrade, session })
+    let Passed { upstream_host, login } = passed;
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, upgrade, session, login })
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

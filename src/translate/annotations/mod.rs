@@ -6,6 +6,7 @@
 mod access;
 mod affinity;
 mod backends;
+mod basic_auth;
 mod cors;
 mod headers;
 mod limits;
@@ -123,6 +124,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     filters.extend(cors::read(&mut values));
     filters.extend(limits::read(&mut values, settings));
     filters.extend(access::read(&mut values));
+    filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -277,7 +279,6 @@ impl<'a> Values<'a> {
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
-    #[allow(dead_code, reason = "for the first key that is honoured and names a Secret")]
     fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
         let named = self.reference(name, Kind::Secret)?;
         let object = self.resources.secrets.get(&named);
@@ -299,6 +300,12 @@ impl<'a> Values<'a> {
     fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
         self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// Says that a part of what a key names does nothing; the rest counts.
+    fn idle(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Idle });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects

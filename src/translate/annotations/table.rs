@@ -1,7 +1,7 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, closing, cors, headers, limits, open, redirects};
+use super::{Annotation, access, affinity, backends, basic_auth, closing, cors, headers, limits, open, redirects};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -86,13 +86,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             closing("satisfy", "any, all", "all", "whether one of address and credentials is enough"),
         ],
     ),
+    ("Basic auth", basic_auth::ANNOTATIONS),
     (
-        "Auth",
+        "External auth",
         &[
-            closing("auth-type", "basic", "", "how clients prove who they are"),
-            closing("auth-secret", "[ns/]name", "", "htpasswd Secret"),
-            closing("auth-secret-type", "auth-file / auth-map", "", "layout"),
-            closing("auth-realm", "string", "", "realm"),
             closing("auth-url", "URL", "", "who is asked whether a request may pass"),
             closing("auth-method", "method", "", "of the question"),
             closing("auth-signin", "URL (vars); adds rd=", "", "redirect on 401"),
