@@ -45,8 +45,10 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         hosts.entry(pattern).or_default().push(Rule {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
-            backends: vec![BackendRef { backend: key.clone(), weight: 1 }],
+            backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
             affinity: None,
+            canary: None,
+            hash_by: None,
             filters: Vec::new(),
         });
     }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
-use crate::filter::Filter;
+use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
 use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
@@ -27,24 +27,70 @@ pub struct Route {
     pub filters: Option<Arc<[Filter]>>,
     /// What its clients have asked for, if there is a limit to it.
     pub counts: Option<Arc<Counts>>,
-    backends: Vec<(Arc<Slot>, u32)>,
+    /// What a request is balanced by, where its backends hash.
+    pub hash_by: Option<Box<Template>>,
+    pub canary: Option<Box<CanaryRoute>>,
+    backends: Backends,
+}
+
+/// The alternative of a route.
+#[derive(Debug)]
+pub struct CanaryRoute {
+    pub choice: Canary,
+    /// Sessions that came there stay there.
+    pub sticky: bool,
+    backends: Backends,
+}
+
+/// Backends by weight.
+#[derive(Debug)]
+struct Backends {
+    all: Vec<Target>,
     weight: u32,
 }
 
+#[derive(Debug)]
+struct Target {
+    slot: Arc<Slot>,
+    weight: u32,
+    /// For requests that came over TLS, if it is another.
+    secure: Option<Arc<Slot>>,
+}
+
 impl Route {
-    /// The place of the backend that takes this request, by weight; `None` if no backend takes any.
-    pub fn backend(&self) -> Option<SlotId> {
-        if let [(slot, 1..)] = &self.backends[..] {
-            return Some(slot.id());
+    /// The place of the backend that takes this request, by weight; `None` if no backend takes any. `secure` is
+    /// whether it came over TLS.
+    pub fn backend(&self, secure: bool) -> Option<SlotId> {
+        self.backends.pick(secure)
+    }
+}
+
+impl CanaryRoute {
+    /// Likewise.
+    pub fn backend(&self, secure: bool) -> Option<SlotId> {
+        self.backends.pick(secure)
+    }
+}
+
+impl Backends {
+    fn pick(&self, secure: bool) -> Option<SlotId> {
+        if let [target @ Target { weight: 1.., .. }] = &self.all[..] {
+            return Some(target.slot(secure));
         }
         let mut at = if self.weight == 0 { return None } else { fastrand::u32(..self.weight) };
-        for (slot, weight) in &self.backends {
-            match at.checked_sub(*weight) {
+        for target in &self.all {
+            match at.checked_sub(target.weight) {
                 Some(rest) => at = rest,
-                None => return Some(slot.id()),
+                None => return Some(target.slot(secure)),
             }
         }
         None
+    }
+}
+
+impl Target {
+    fn slot(&self, secure: bool) -> SlotId {
+        self.secure.as_ref().filter(|_| secure).unwrap_or(&self.slot).id()
     }
 }
 
@@ -187,15 +233,29 @@ impl Publisher {
 
     fn route(&mut self, rule: &Rule) -> Route {
         let label = rule.source.to_string();
-        let slot = |backend: &BackendRef| Some((self.slots.get(&backend.backend)?.clone(), backend.weight));
-        let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
-        let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
+        let backends = self.backends(&rule.backends);
+        let hash_by = rule.hash_by.clone();
+        let canary = rule.canary.as_deref().map(|canary| {
+            let (choice, backends) = (canary.choice.clone(), self.backends(&canary.backends));
+            Box::new(CanaryRoute { choice, sticky: canary.sticky, backends })
+        });
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
         let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
         // By the object, as ingress-nginx does: its rules share what a client may ask for.
         let counts = limited.then(|| self.counters.of(&rule.source));
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, counts, backends, weight }
+        let id = self.metrics.route(&label);
+        Route { id, label: label.into(), affinity, filters, counts, hash_by, canary, backends }
+    }
+
+    fn backends(&self, refs: &[BackendRef]) -> Backends {
+        let target = |backend: &BackendRef| {
+            let secure = backend.secure.as_ref().and_then(|key| self.slots.get(key)).cloned();
+            Some(Target { slot: self.slots.get(&backend.backend)?.clone(), weight: backend.weight, secure })
+        };
+        let all: Vec<Target> = refs.iter().filter_map(target).collect();
+        let weight = all.iter().fold(0u32, |sum, target| sum.saturating_add(target.weight));
+        Backends { all, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {

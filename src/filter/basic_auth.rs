@@ -198,7 +198,7 @@ mod tests {
         ] {
             let refusal = login(field).unwrap_err();
             assert_eq!(
-                (refusal.status, &*refusal.headers[0].1),
+                (refusal.status, refusal.headers[0].1.as_bytes()),
                 (StatusCode::UNAUTHORIZED, &b"Basic realm=\"Verona\""[..])
             );
         }

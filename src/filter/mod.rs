@@ -3,6 +3,7 @@
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
 mod basic_auth;
+mod canary;
 mod cors;
 mod limit;
 mod password;
@@ -10,6 +11,7 @@ mod pattern;
 mod redirect;
 mod response_headers;
 mod source_range;
+mod template;
 mod text;
 
 use std::net::IpAddr;
@@ -20,6 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 pub use basic_auth::{BasicAuth, Login, Users};
+pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cors::{Cors, Origin, Origins};
 pub use limit::{Bucket, Excess, Limits, RATES_MAX, Rate};
 pub use password::{Hash, InvalidHash};
@@ -27,6 +30,7 @@ pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
 pub use source_range::SourceRange;
+pub use template::{Template, VARIABLES};
 
 /// One filter. A rule's filters stand in the order of these variants, which is nginx's order of phases; translation
 /// sorts them by [`Filter::phase`].

@@ -58,7 +58,22 @@ impl fmt::Display for BackendKey {
 
 impl Serialize for BackendKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match &self.options {
+            None => serializer.collect_str(self),
+            Some(options) => serializer.collect_str(&format_args!("{self} ({options})")),
+        }
+    }
+}
+
+impl fmt::Display for BackendOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, policy, service_address } = self;
+        let said = [
+            protocol.map(|protocol| format!("{protocol:?}")),
+            policy.map(|policy| format!("{policy:?}")),
+            service_address.then(|| "service address".to_owned()),
+        ];
+        f.write_str(&said.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 

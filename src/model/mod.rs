@@ -25,7 +25,7 @@ pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
 pub use path::{NormalizedPath, PathError, normalize};
-pub use rule::{BackendRef, PathKind, PathMatch, Rule};
+pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
 
 /// The desired configuration: what every request and every handshake is decided by.
 ///

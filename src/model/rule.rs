@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Affinity, BackendKey, ObjectName};
-use crate::filter::Filter;
+use crate::filter::{self, Filter, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -38,6 +38,27 @@ pub struct BackendRef {
     pub backend: BackendKey,
     /// Requests in proportion to the sum of the rule's weights; 0 takes none.
     pub weight: u32,
+    /// The backend for requests that came over TLS, if that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure: Option<BackendKey>,
+}
+
+impl Rule {
+    /// A rule that sends nowhere: its requests get 503.
+    pub fn new(source: ObjectName, path: Option<PathMatch>) -> Self {
+        Self { source, path, backends: vec![], filters: vec![], affinity: None, canary: None, hash_by: None }
+    }
+}
+
+/// Where some of a rule's requests go instead.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Canary {
+    /// The object that asked for it.
+    pub source: ObjectName,
+    pub choice: filter::Canary,
+    pub backends: Vec<BackendRef>,
+    /// Sessions that came there stay there; without it, they have none.
+    pub sticky: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,4 +74,9 @@ pub struct Rule {
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Box<Canary>>,
+    /// What a request is balanced by, where its backends hash; the client's address without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<Box<Template>>,
 }

@@ -1,5 +1,5 @@
 //! A route's filters at work: on the request when it is decided, and on whatever answer it gets in the end. Routes
-//! without filters never come here.
+//! that ask for nothing of it never come here.
 
 use std::sync::Arc;
 
@@ -9,17 +9,9 @@ use http::{HeaderMap, HeaderValue};
 use super::body::Exchange;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
+use crate::balance;
 use crate::filter::{Asked, Filter, Login, Request, Verdict};
-use crate::upstream::Counts;
-
-/// What filters make of a request that passes.
-#[derive(Default)]
-pub(super) struct Passed {
-    /// `Host` for the endpoint instead of the client's.
-    pub upstream_host: Option<HeaderValue>,
-    /// Who has to be somebody first.
-    pub login: Option<Box<Login>>,
-}
+use crate::table::Route;
 
 /// What the answer's filters need, whoever answers.
 pub struct Applied {
@@ -27,18 +19,31 @@ pub struct Applied {
     asked: Asked,
 }
 
+/// What a route asks for beside the answer's fields.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The `Host` that the endpoint gets instead of the client's.
+    pub(super) upstream_host: Option<HeaderValue>,
+    /// What balances the request instead of the client's address.
+    pub(super) key: Option<u64>,
+    /// Who has to be somebody first.
+    pub(super) login: Option<Box<Login>>,
+}
+
 /// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
 /// that isn't the target's.
 pub(super) fn apply(
-    (filters, counts): (&Arc<[Filter]>, Option<&Arc<Counts>>),
+    route: &Route,
     facts: &Facts,
     head: &mut Parts,
     (host, authority, path): (&str, &HeaderValue, Option<&str>),
     applied: &mut Option<Box<Applied>>,
     exchange: &mut Exchange,
-) -> Result<Passed, Refusal> {
+) -> Result<Outcome, Refusal> {
     // Before anything can end the request: its answer has the route's fields too.
-    *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
+    if let Some(filters) = &route.filters {
+        *applied = Some(Box::new(Applied { filters: filters.clone(), asked: Asked::of(facts.secure, &head.headers) }));
+    }
     let target = head.uri.path_and_query().cloned();
     let path = path.unwrap_or_else(|| target.as_ref().map_or("/", |target| target.path()));
     let mut request = Request {
@@ -51,19 +56,20 @@ pub(super) fn apply(
         upstream_host: None,
     };
     let mut login = None;
-    for filter in filters.iter() {
+    let key = route.hash_by.as_ref().map(|template| balance::key(&template.fill(&request)));
+    for filter in route.filters.iter().flat_map(|filters| filters.iter()) {
         match filter.request(&mut request) {
             Verdict::Pass => {}
             Verdict::Answer(answer) => return Err(Refusal::Answer(answer)),
             Verdict::Count(limits) => {
-                let counts = counts.expect("a route with limits has counts");
+                let counts = route.counts.as_ref().expect("a route with limits has counts");
                 let admitted = counts.admit(limits, request.client);
                 exchange.permit = admitted.map_err(|excess| Refusal::Answer(Box::new(limits.answer(excess))))?;
             }
             Verdict::Check(found) => login = Some(found),
         }
     }
-    Ok(Passed { upstream_host: request.upstream_host, login })
+    Ok(Outcome { upstream_host: request.upstream_host, key, login })
 }
 
 impl Applied {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
@@ -16,7 +16,7 @@ use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
 use super::connection::Connection;
 use super::error::Error;
-use super::filters::{Applied, Passed, apply};
+use super::filters::{Applied, Outcome, apply};
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::session::Session;
@@ -24,7 +24,7 @@ use super::worker::Worker;
 use crate::filter::{Answer, Login};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::{Checked, RequestBody};
+use crate::upstream::{Checked, RequestBody, SlotId, Upstream};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -170,21 +170,48 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
-    let mut passed = Passed::default();
-    if let Some(filters) = &route.filters {
+    let Outcome { upstream_host, key, login } = if route.filters.is_some() || route.hash_by.is_some() {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
         let names = (name.as_str(), authority, path.as_deref());
-        passed = apply((filters, route.counts.as_ref()), facts, head, names, applied, exchange)?;
-    }
-    let backend = route.backend().ok_or(Error::NoEndpoint)?;
-    let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
+        apply(route, facts, head, names, applied, exchange)?
+    } else {
+        Outcome::default()
+    };
+    let (backend, upstream, session) =
+        destination(table, route, &head.headers, facts.secure).ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
-    let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
-    let Passed { upstream_host, login } = passed;
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, upgrade, session, login })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session, login })
+}
+
+/// The backend that a request goes to, and its session there. A session stays with the side that it is on; who has
+/// none is asked whether it goes to the canary, which takes nothing without an endpoint.
+fn destination<'t>(
+    table: &'t Table,
+    route: &Route,
+    headers: &HeaderMap,
+    secure: bool,
+) -> Option<(SlotId, &'t Upstream, Option<Box<Session>>)> {
+    let begin = |upstream: &Upstream| {
+        route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, headers)))
+    };
+    let known = |session: &Option<Box<Session>>| session.as_ref().is_some_and(|session| session.is_known());
+    let backend = route.backend(secure)?;
+    let upstream = table.upstream(backend)?;
+    let session = begin(upstream);
+    let Some(canary) = route.canary.as_ref().filter(|_| !known(&session)) else {
+        return Some((backend, upstream, session));
+    };
+    let other = canary.backend(secure).and_then(|backend| Some((backend, table.upstream(backend)?)));
+    if let Some((other, of_canary)) = other.filter(|(_, upstream)| !upstream.endpoints.is_empty()) {
+        let there = if canary.sticky { begin(of_canary) } else { None };
+        if known(&there) || canary.choice.takes(headers, fastrand::u32(..)) {
+            return Some((other, of_canary, there));
+        }
+    }
+    Some((backend, upstream, session))
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

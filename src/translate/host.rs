@@ -20,11 +20,13 @@ pub(super) fn merge(
     let mut rules: Vec<Rule> = Vec::new();
     let mut https = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    let all =
-        || ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
+    let rules_of = |canary: bool| {
+        let parts = ingresses.iter().filter(move |parts| parts.is_canary == canary);
+        parts.flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)))
+    };
     // What only holds a host comes last: it takes nothing from a rule that works.
     for holds in [false, true] {
-        for (parts, located) in all().filter(|(_, located)| located.holds == holds) {
+        for (parts, located) in rules_of(false).filter(|(_, located)| located.holds == holds) {
             if holds && !rules.is_empty() {
                 continue;
             }
@@ -36,6 +38,9 @@ pub(super) fn merge(
                 https.push(&parts.https);
             }
         }
+    }
+    for (parts, located) in rules_of(true) {
+        problems.extend(add_canary(pattern, &mut rules, parts, located));
     }
     rules.shrink_to_fit();
     let certificate = certificate(pattern, ingresses, resources, &mut problems);
@@ -58,6 +63,32 @@ pub(super) fn merge(
     (Host { pattern: pattern.clone(), rules, certificate }, problems)
 }
 
+/// Makes the rule of an alternative that of the rule whose path it has. A tenant can have no other's requests so: both
+/// are of one namespace.
+fn add_canary(pattern: &HostPattern, rules: &mut [Rule], parts: &Parts, located: &Located) -> Option<Problem> {
+    let place = match &located.rule.path {
+        Some(PathMatch { value, .. }) => format!("path `{value}` of host `{pattern}`"),
+        None => format!("the default backend of host `{pattern}`"),
+    };
+    let problem = |what: String, fix: &str| {
+        Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix))
+    };
+    let Some(rule) = rules.iter_mut().find(|rule| rule.path == located.rule.path) else {
+        let fix = "write the host, path and pathType of the other Ingress, or remove the annotation `canary`";
+        return problem(format!("{place} is no Ingress's that this could be the canary of"), fix);
+    };
+    if rule.source.namespace != parts.name.namespace {
+        let fix = "have the canary in the namespace of the other Ingress";
+        return problem(format!("{place} belongs to Ingress {}", rule.source), fix);
+    }
+    if let Some(first) = &rule.canary {
+        let fix = "remove one of the two; the older one counts";
+        return problem(format!("{place} has a canary already, Ingress {}", first.source), fix);
+    }
+    rule.canary.clone_from(&located.rule.canary);
+    None
+}
+
 /// What to say of a rule whose place is taken.
 pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
     // A rule that says the same thing twice does no harm.
@@ -76,7 +107,8 @@ pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, 
     Some(Problem::new(object, located.field.clone(), what, fix))
 }
 
-/// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it.
+/// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it, as
+/// ingress-nginx has it.
 fn certificate(
     pattern: &HostPattern,
     ingresses: &[&Parts],
@@ -97,12 +129,11 @@ fn certificate(
         return Some(tls.secret.clone());
     }
     let by_names = |tls: &&Tls| {
-        tls.by_names
-            && usable(&tls.secret).is_some_and(|certificate| match pattern {
-                HostPattern::Exact(name) => certificate.covers(name),
-                HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
-                HostPattern::Any => true,
-            })
+        usable(&tls.secret).is_some_and(|certificate| match pattern {
+            HostPattern::Exact(name) => certificate.covers(name),
+            HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
+            HostPattern::Any => tls.by_names,
+        })
     };
     ingresses.iter().flat_map(|parts| &parts.tls).find(by_names).map(|tls| tls.secret.clone())
 }

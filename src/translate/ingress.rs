@@ -9,9 +9,8 @@ use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use crate::model::{
-    BackendKey, BackendRef, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
-};
+use crate::filter::{Filter, Redirect, RedirectTarget};
+use crate::model::{BackendKey, Canary, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize};
 
 /// One Ingress of ours, ready to be merged with others.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +25,8 @@ pub(super) struct Parts {
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
+    /// Its rules are alternatives of others'.
+    pub(super) is_canary: bool,
     /// Sessions stay with their endpoints.
     pub(super) affinity: bool,
     /// How its requests get from http to https.
@@ -63,6 +64,7 @@ impl Parts {
             tls: Vec::new(),
             listed: BTreeMap::new(),
             backends: Vec::new(),
+            is_canary: false,
             affinity: false,
             https: Https::default(),
             references: BTreeSet::new(),
@@ -94,6 +96,7 @@ impl Parts {
         } else if ingress.rules.is_empty() {
             parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
         }
+        parts.redirect_www(&behaviour, settings);
         parts.read_tls(ingress);
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -207,6 +210,10 @@ impl Parts {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
                 let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
+                if let Some(options) = &behaviour.secure_options {
+                    let secure = BackendKey { options: Some(options.clone()), ..key.clone() };
+                    self.backends.push((secure, field.clone()));
+                }
                 self.backends.push((key.clone(), field));
                 Some(key)
             }
@@ -242,21 +249,52 @@ impl Parts {
         field: String,
     ) {
         let open = backend.filter(|_| !behaviour.closed);
+        let backends: Vec<_> = open.into_iter().map(|backend| behaviour.send_to(backend)).collect();
+        let canary = behaviour.alternative.as_ref().map(|alternative| Canary {
+            source: self.name.clone(),
+            choice: alternative.choice.clone(),
+            backends: backends.clone(),
+            sticky: alternative.sticky,
+        });
         let rule = Rule {
             source: self.name.clone(),
-            backends: open.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect(),
+            backends,
             filters: if behaviour.closed { Vec::new() } else { behaviour.filters.clone() },
             affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
+            canary: canary.map(Box::new),
+            hash_by: behaviour.hash_by.clone().map(Box::new),
             path,
         };
         self.rules.push((host, Located { rule, field, holds: false }));
+    }
+
+    /// The host with or without `www.` sends to this one, if nobody has a rule for it.
+    fn redirect_www(&mut self, behaviour: &Behaviour, settings: &Settings) {
+        if !behaviour.https.www {
+            return;
+        }
+        let mut others: BTreeMap<HostPattern, (Box<str>, String)> = BTreeMap::new();
+        for (host, located) in &self.rules {
+            let HostPattern::Exact(name) = host else { continue };
+            let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
+            let field = located.field.clone();
+            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| (name.clone(), field));
+        }
+        for (other, (name, field)) in others {
+            let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
+            let mut rule = Rule::new(self.name.clone(), None);
+            rule.filters = vec![Filter::Redirect(redirect)];
+            self.rules.push((other, Located { rule, field, holds: true }));
+        }
     }
 
     fn read_annotations(&mut self, ingress: &Ingress, resources: &Resources, settings: &Settings) -> Behaviour {
         let annotations::Read { behaviour, references, problems, warnings } =
             annotations::read(ingress, resources, settings);
         self.references = references;
-        self.affinity = behaviour.sessions.is_some();
+        // A canary's backends know the sessions of the Ingress that it is the alternative of.
+        self.is_canary = behaviour.alternative.is_some();
+        self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();
         self.https = behaviour.https;
         self.problems.extend(problems);
         self.warnings.extend(warnings);

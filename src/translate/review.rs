@@ -83,6 +83,10 @@ fn judge(translator: &Translator, parts: &Parts) -> BTreeSet<Problem> {
 
 /// The rules whose place another rule has: in the table of now, or further up in the same Ingress.
 fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
+    // A canary has the place of another's rule, and takes it from nobody.
+    if parts.is_canary {
+        return Vec::new();
+    }
     let rules = || parts.rules_of(host).iter().map(|(_, located)| located).filter(|located| !located.holds);
     let mut winners: BTreeMap<Option<&PathMatch>, Option<&Rule>> = BTreeMap::new();
     winners.extend(rules().map(|located| (located.rule.path.as_ref(), None)));

@@ -15,6 +15,7 @@ const VALUE_BYTES_MAX: usize = 4096;
 
 const CUSTOM: &str = "custom-headers";
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
         open(CUSTOM, "name of a ConfigMap of the same namespace, or ns/name", "", "fields that answers get: the keys of the ConfigMap with their values. Names must be in the operator's `--global-allowed-response-headers`; `$variables` are not filled in").example("shop-headers"),
 ];

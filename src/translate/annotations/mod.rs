@@ -7,6 +7,7 @@ mod access;
 mod affinity;
 mod backends;
 mod basic_auth;
+mod canary;
 mod cors;
 mod headers;
 mod limits;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
+pub(super) use canary::Alternative;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
 
@@ -24,8 +26,8 @@ use super::Settings;
 use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
-use crate::filter::Filter;
-use crate::model::{BackendOptions, ObjectName};
+use crate::filter::{Filter, Template};
+use crate::model::{BackendKey, BackendOptions, BackendRef, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -94,8 +96,22 @@ pub(super) struct Behaviour {
     /// In their order.
     pub(super) filters: Vec<Filter>,
     pub(super) options: Option<Arc<BackendOptions>>,
+    /// The options for requests that came over TLS, if they are others.
+    pub(super) secure_options: Option<Arc<BackendOptions>>,
+    pub(super) hash_by: Option<Template>,
+    /// The Ingress is the alternative of another.
+    pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+}
+
+impl Behaviour {
+    /// All of a rule's requests go to this backend, or its other form.
+    pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
+        let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
+        let secure = self.secure_options.as_ref().map(options);
+        BackendRef { backend, weight: 1, secure }
+    }
 }
 
 /// All that annotations come to.
@@ -112,10 +128,14 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
+    let asked = backends::read(&mut values);
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
-        options: backends::options(&mut values),
+        options: asked.options.any(),
+        secure_options: asked.secure.and_then(BackendOptions::any),
+        hash_by: asked.hash_by,
+        alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
     };
@@ -130,7 +150,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
-        let closes = fault.closes();
+        // Who is kept out of a canary is for the other Ingress to say.
+        let closes = fault.closes() && behaviour.alternative.is_none();
         let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
@@ -143,7 +164,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         behaviour.closed |= closes && !ignored;
         // What others can mend is no reason to refuse this object.
         let blocks = match nature {
-            Nature::Invalid => true,
+            Nature::Invalid | Nature::Void => true,
             Nature::Unsupported => closes && !ignored,
             Nature::Missing | Nature::Idle => false,
         };
@@ -216,6 +237,8 @@ struct Fault<'a> {
 enum Nature {
     /// The value is none, and only the Ingress can mend it.
     Invalid,
+    /// The same, and no default counts instead.
+    Void,
     /// What it names isn't there or is of no use, and others can mend it.
     Missing,
     /// It could be read, and has no effect.
@@ -228,7 +251,7 @@ impl Fault<'_> {
     /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
     fn closes(&self) -> bool {
         match self.nature {
-            Nature::Invalid | Nature::Missing | Nature::Unsupported => restricts(self.name),
+            Nature::Invalid | Nature::Void | Nature::Missing | Nature::Unsupported => restricts(self.name),
             Nature::Idle => false,
         }
     }
@@ -343,6 +366,12 @@ impl<'a> Values<'a> {
             return None;
         };
         Some(Named { name, object })
+    }
+
+    /// Says that a part of a value is none, and that nothing counts instead.
+    fn void(&mut self, name: &'static str, what: String, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what, fix: fix.to_owned(), nature: Nature::Void });
     }
 
     fn switch(&mut self, name: &'static str) -> bool {

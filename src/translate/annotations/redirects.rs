@@ -6,6 +6,7 @@ use super::{Annotation, Values, open};
 use crate::filter::{Filter, Redirect, RedirectTarget};
 use crate::translate::Settings;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     open("ssl-redirect", "bool", "true", "from http to https (308) on hosts that a TLS block lists or a certificate is for; `--ssl-redirect` is the default. Requests for `/.well-known/acme-challenge/` stay").example("false"),
     open("force-ssl-redirect", "bool", "false", "the same on any host, for where TLS ends before Portunus: a trusted proxy says `X-Forwarded-Proto: https`").example("true"),

@@ -1,7 +1,9 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, basic_auth, closing, cors, headers, limits, open, redirects};
+use super::{
+    Annotation, access, affinity, backends, basic_auth, canary, closing, cors, headers, limits, open, redirects,
+};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -113,27 +115,7 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
     ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),
-    (
-        "Consistent hashing",
-        &[
-            open("upstream-hash-by", "nginx vars/text", "", "consistent hash key"),
-            open("upstream-hash-by-subset", "bool", "false", "hash to a subset"),
-            open("upstream-hash-by-subset-size", "int", "3", "subset size"),
-        ],
-    ),
-    (
-        "Canary",
-        &[
-            open("canary", "bool", "false", "the alternative of another Ingress's host and path"),
-            open("canary-weight", "0 to total", "0", "share of the canary"),
-            open("canary-weight-total", "int", "100", "total"),
-            open("canary-by-header", "field", "", "whose value `always` or `never` chooses"),
-            open("canary-by-header-value", "text", "", "the value that chooses the canary"),
-            open("canary-by-header-pattern", "regex", "", "values that choose the canary"),
-            open("canary-by-cookie", "cookie", "", "whose value `always` or `never` chooses"),
-            open("affinity-canary-behavior", "sticky, legacy", "sticky", "whether a session stays with the canary"),
-        ],
-    ),
+    ("Canary", canary::ANNOTATIONS),
     (
         "Timeouts, retries, bodies, buffers",
         &[
