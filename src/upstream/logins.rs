@@ -196,3 +196,93 @@ impl fmt::Debug for Logins {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use http::{HeaderMap, HeaderValue, Method, Request, header};
+
+    use super::*;
+    use crate::filter::{BasicAuth, Filter, Hash, Users, Verdict};
+
+    /// A login of `romeo`, whose hash is this one.
+    fn login(hash: &str, credentials: &'static str) -> Box<Login> {
+        let users = BTreeMap::from([(b"romeo".to_vec().into(), Hash::parse(hash).unwrap())]);
+        let challenge = BasicAuth::challenge("").unwrap();
+        let filter = Filter::BasicAuth(Arc::new(BasicAuth { challenge, users: Users::new(users).unwrap() }));
+        let (mut head, ()) = Request::builder().method(Method::GET).body(()).unwrap().into_parts();
+        head.headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(credentials))]);
+        let mut request = crate::filter::Request {
+            head: &mut head,
+            host: "",
+            authority: &HeaderValue::from_static(""),
+            path: "/",
+            https: false,
+            client: [127, 0, 0, 1].into(),
+            upstream_host: None,
+        };
+        match filter.request(&mut request) {
+            Verdict::Check(login) => login,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const HASH: &str = "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/";
+    /// The same password with another salt.
+    const OTHER: &str = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1";
+    const RIGHT: &str = "Basic cm9tZW86c2VjcmV0";
+    const WRONG: &str = "Basic cm9tZW86d3Jvbmc=";
+    const NOBODY: &str = "Basic anVsaWV0OnNlY3JldA==";
+
+    fn run<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn only_what_passed_is_known_and_only_with_the_hash_it_passed_by() {
+        let logins = Arc::new(Logins::default());
+        for (credentials, expected) in [(RIGHT, Checked::Passes), (WRONG, Checked::Fails), (NOBODY, Checked::Fails)] {
+            assert!(!logins.knows(&login(HASH, credentials)));
+            assert_eq!(run(logins.check(login(HASH, credentials))), expected, "{credentials}");
+            assert_eq!(logins.knows(&login(HASH, credentials)), expected == Checked::Passes, "{credentials}");
+        }
+        assert!(!logins.knows(&login(OTHER, RIGHT)));
+        assert_eq!(run(logins.check(login(OTHER, RIGHT))), Checked::Passes);
+        assert!(logins.knows(&login(HASH, RIGHT)) && !Logins::default().knows(&login(HASH, RIGHT)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_who_comes_often_stays() {
+        let mut remembered = Remembered::default();
+        let tag = |number: u32| {
+            let mut tag = [0; 32];
+            tag[..4].copy_from_slice(&number.to_be_bytes());
+            tag
+        };
+        remembered.add(tag(0));
+        for number in 1..10_000 {
+            remembered.add(tag(number));
+            assert!(remembered.has(&tag(0)) && remembered.has(&tag(number)));
+            assert!(remembered.new.len() + remembered.old.len() <= REMEMBERED_MAX / SHARDS);
+        }
+        assert!(!remembered.has(&tag(1)));
+    }
+
+    #[test]
+    fn who_left_costs_nothing_and_who_asks_for_the_same_waits_for_the_same() {
+        let logins = Arc::new(Logins::default());
+        let job = || Job { tag: [1; 32], login: login(HASH, RIGHT) };
+        let (sender, receiver) = oneshot::channel();
+        lock(&logins.waiting).insert([1; 32], vec![sender]);
+        drop(receiver);
+        logins.work(job());
+        assert!(lock(&logins.waiting).is_empty() && !lock(logins.shard(&[1; 32])).has(&[1; 32]));
+
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        lock(&logins.waiting).insert([1; 32], senders);
+        logins.work(job());
+        assert!(receivers.into_iter().all(|receiver| receiver.blocking_recv() == Ok(true)));
+        assert!(lock(&logins.waiting).is_empty() && lock(logins.shard(&[1; 32])).has(&[1; 32]));
+    }
+}

@@ -107,6 +107,9 @@ fn every_example_is_taken_without_a_problem() {
         // What the examples name, and what the operator has to allow.
         let fields = BTreeMap::from([("x-frame-options".to_owned(), "DENY".to_owned())]);
         resources.apply(Object::ConfigMap(ObjectName::new("default", "shop-headers"), fields));
+        let secret = json!({ "metadata": { "name": "passwords" }, "stringData": { "auth": "a:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=" } });
+        let secret = serde_json::from_value::<k8s_openapi::api::core::v1::Secret>(secret).expect("a Secret");
+        resources.apply(Object::from_secret(secret, 0));
         let allowed_response_headers = vec!["x-frame-options".parse().expect("a name")];
         let settings = Settings { allowed_response_headers, ..Settings::default() };
         // An alternative is one of something.

@@ -67,11 +67,14 @@ pub(super) fn read(values: &mut Values) -> Option<Filter> {
     let challenge = values.get("auth-realm", "write ASCII, up to 256 characters", |text| {
         BasicAuth::challenge(text).filter(|_| text.len() <= REALM_BYTES_MAX)
     });
+    let [named, ..] = others else { return None };
+    if basic.is_some() && values.text(named).is_none() {
+        // Without a Secret there is nobody to let in.
+        let missing = ("there is no auth-secret beside it".to_owned(), "name a Secret with `auth-secret`".to_owned());
+        return values.parse("auth-type", |_| Err(missing));
+    }
     basic?;
-    let Some((name, data)) = secret(values) else {
-        missing(values);
-        return None;
-    };
+    let (name, data) = secret(values)?;
     let users = match layout.unwrap_or(Layout::File) {
         Layout::File => file(&data).ok_or_else(|| format!("Secret {name} has no key `{FILE}`")),
         Layout::Map => Ok(map(&data)),
@@ -106,14 +109,6 @@ fn secret(values: &mut Values) -> Option<(String, Arc<SecretData>)> {
         return None;
     };
     Some((name, data))
-}
-
-/// Without a Secret there is nobody to let in.
-fn missing(values: &mut Values) {
-    let named = super::find(SECRET).is_some_and(|row| values.text(row).is_some());
-    if !named {
-        values.broken("auth-type", "there is no auth-secret beside it", "name a Secret with `auth-secret`");
-    }
 }
 
 /// The lines of an htpasswd file: a name, a colon, a hash, and after another colon what nobody reads.
