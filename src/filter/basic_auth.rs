@@ -80,7 +80,10 @@ impl BasicAuth {
     }
 }
 
-fn credentials(field: &HeaderValue) -> Option<(Box<[u8]>, Box<[u8]>)> {
+/// Name and password; both may be any bytes.
+type Credentials = (Box<[u8]>, Box<[u8]>);
+
+fn credentials(field: &HeaderValue) -> Option<Credentials> {
     let bytes = field.as_bytes();
     let scheme = bytes.get(..6)?.eq_ignore_ascii_case(b"basic ");
     if !scheme || bytes.len() > CREDENTIALS_BYTES_MAX {

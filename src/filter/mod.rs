@@ -127,8 +127,12 @@ impl Filter {
             Self::Redirect(redirect) => redirect.answer(request),
             Self::Cors(cors) => cors.preflight(&request.head.method, &request.head.headers),
             Self::HttpsRedirect(redirect) => redirect.answer(request),
-            Self::Limits(limits) if limits.concern(request.client) => return Verdict::Count(limits),
-            Self::Limits(_) => None,
+            Self::Limits(limits) => {
+                if limits.concern(request.client) {
+                    return Verdict::Count(limits);
+                }
+                None
+            }
             Self::SourceRange(range) => range.answer(request.client),
             Self::BasicAuth(auth) => match auth.login(&mut request.head.headers) {
                 Ok(login) => return Verdict::Check(Box::new(login)),

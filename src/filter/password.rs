@@ -161,8 +161,12 @@ fn verify_md5(text: &str, password: &[u8]) -> bool {
 fn md5_crypt(password: &[u8], salt: &[u8], magic: &[u8]) -> Vec<u8> {
     let mut digest = md5(&[password, salt, password]);
     let mut first = Md5::new();
-    [password, magic, salt].into_iter().for_each(|part| first.update(part));
-    password.chunks(digest.len()).for_each(|chunk| first.update(&digest[..chunk.len()]));
+    for part in [password, magic, salt] {
+        first.update(part);
+    }
+    for chunk in password.chunks(digest.len()) {
+        first.update(&digest[..chunk.len()]);
+    }
     let mut bits = password.len();
     while bits > 0 {
         first.update(if bits & 1 == 1 { &[0] } else { &password[..1] });
@@ -188,7 +192,9 @@ fn md5_crypt(password: &[u8], salt: &[u8], magic: &[u8]) -> Vec<u8> {
 
 fn md5(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Md5::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     hash.finalize().into()
 }
 

@@ -123,7 +123,7 @@ impl Logins {
         sender
     }
 
-    fn work(&self, job: Job) {
+    fn work(&self, job: &Job) {
         let mut waiting = lock(&self.waiting);
         if waiting.get(&job.tag).is_none_or(|all| all.iter().all(oneshot::Sender::is_closed)) {
             // All who asked have gone.
@@ -162,7 +162,7 @@ fn run(jobs: &Mutex<Receiver<Job>>, logins: &Weak<Logins>) {
     loop {
         let next = lock(jobs).recv();
         let (Ok(job), Some(logins)) = (next, logins.upgrade()) else { return };
-        logins.work(job);
+        logins.work(&job);
     }
 }
 
@@ -276,12 +276,12 @@ mod tests {
         let (sender, receiver) = oneshot::channel();
         lock(&logins.waiting).insert([1; 32], vec![sender]);
         drop(receiver);
-        logins.work(job());
+        logins.work(&job());
         assert!(lock(&logins.waiting).is_empty() && !lock(logins.shard(&[1; 32])).has(&[1; 32]));
 
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
         lock(&logins.waiting).insert([1; 32], senders);
-        logins.work(job());
+        logins.work(&job());
         assert!(receivers.into_iter().all(|receiver| receiver.blocking_recv() == Ok(true)));
         assert!(lock(&logins.waiting).is_empty() && lock(logins.shard(&[1; 32])).has(&[1; 32]));
     }

@@ -184,7 +184,7 @@ fn a_change_of_the_secret_counts_at_once() {
     portunus.after(|| folder.write("secret.yaml", secret("passwords", &[("auth", "romeo:plain")])));
     portunus.wait_problem(&["auth-secret", "has no user who could log in"]);
     assert_eq!(ask("plain"), 503);
-    portunus.after(|| folder.remove("secret.yaml"));
+    folder.remove("secret.yaml");
     portunus.wait_problem(&["auth-secret", "there is no Secret default/passwords"]);
     assert_eq!(ask("new"), 503);
     portunus.after(|| folder.write("secret.yaml", secret("passwords", &[("auth", &dear("romeo", "new", 4))])));

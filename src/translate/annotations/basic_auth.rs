@@ -52,6 +52,11 @@ enum Layout {
 /// A user as it is written: name and hash.
 type Written<'a> = (&'a [u8], &'a [u8]);
 
+/// By the user's name.
+type Hashes = BTreeMap<Box<[u8]>, Hash>;
+/// Users, and what is wrong with their hashes.
+type Refused = Vec<(String, String)>;
+
 pub(super) fn read(values: &mut Values) -> Option<Filter> {
     let [kind, others @ ..] = ANNOTATIONS else { return None };
     if values.text(kind).is_none() {
@@ -130,8 +135,8 @@ fn map(data: &SecretData) -> Vec<Written<'_>> {
 }
 
 /// Users with their hashes, the first of a name, as in nginx; and who can't come, and why.
-fn hashes(written: &[Written<'_>]) -> (BTreeMap<Box<[u8]>, Hash>, Vec<(String, String)>) {
-    let (mut users, mut refused) = (BTreeMap::new(), Vec::new());
+fn hashes(written: &[Written<'_>]) -> (Hashes, Refused) {
+    let (mut users, mut refused) = (Hashes::new(), Refused::new());
     for (user, hash) in written {
         let read = match std::str::from_utf8(hash) {
             _ if user.is_empty() || user.len() > NAME_BYTES_MAX => Err("belongs to no name".to_owned()),
