@@ -176,7 +176,7 @@ impl Translator {
         services.filter_map(|service| service.external_name.clone()).collect()
     }
 
-    /// The Secrets and ConfigMaps that annotations of our Ingresses name: what must be watched by name.
+    /// What annotations of our Ingresses name, Secrets and `ConfigMap`s: what must be watched by name.
     pub fn references(&self) -> impl Iterator<Item = &ObjectRef> {
         self.by_reference.keys()
     }

@@ -15,7 +15,7 @@ use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use super::{Translator, class, service};
+use super::{Translator, annotations, class, service};
 use crate::model::{HostPattern, PathMatch, Rule};
 
 /// What to answer: refuse if there is a reason to.
@@ -55,8 +55,12 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
         Some(0) | None => true,
     };
     let (refused, old): (Vec<_>, Vec<_>) = found.into_iter().partition(is_new);
+    // What nobody has named yet has not been looked for yet: it may well be there.
+    let unknown = parts.references.iter().filter(|object| !translator.by_reference.contains_key(object));
+    let unknown: Vec<String> = unknown.map(annotations::not_there).collect();
+    let warnings = parts.warnings.iter().filter(|problem| !unknown.contains(&problem.what)).cloned();
     let missing = missing(&parts, resources);
-    Review { refused, warnings: old.into_iter().chain(parts.warnings.iter().cloned()).chain(missing).collect() }
+    Review { refused, warnings: old.into_iter().chain(warnings).chain(missing).collect() }
 }
 
 /// What a problem is, wherever it moved: without the indices in its field.

@@ -362,7 +362,7 @@ impl<'a> Values<'a> {
         object: Option<&'a T>,
     ) -> Option<Named<'a, T>> {
         let Some(object) = object else {
-            self.broken(key, format!("there is no {kind:?} {name}"), "create it, or remove the annotation");
+            self.broken(key, not_there(&ObjectRef::new(kind, &name)), "create it, or remove the annotation");
             return None;
         };
         Some(Named { name, object })
@@ -411,15 +411,19 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
+/// What to say of an object that isn't there.
+pub(super) fn not_there(object: &ObjectRef) -> String {
+    format!("there is no {object}")
+}
+
 /// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing
 /// else may pass.
 fn is_object_name(text: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
-        let [first, .., last] = label.as_bytes() else {
-            return label.bytes().len() == 1 && label.bytes().all(alphanumeric);
-        };
-        alphanumeric(*first) && alphanumeric(*last) && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
+        let ends = [label.bytes().next(), label.bytes().last()];
+        let inner = |byte: u8| alphanumeric(byte) || byte == b'-';
+        ends.iter().all(|end| end.is_some_and(alphanumeric)) && label.bytes().all(inner)
     };
     text.len() <= NAME_BYTES_MAX && text.split('.').all(label)
 }

@@ -78,6 +78,12 @@ impl Ingress {
         self
     }
 
+    /// ingress-nginx's annotations, without their prefix.
+    pub fn asks(self, keys: &[(&str, &str)]) -> Self {
+        let prefix = "nginx.ingress.kubernetes.io";
+        keys.iter().fold(self, |ingress, (key, value)| ingress.annotation(&format!("{prefix}/{key}"), value))
+    }
+
     pub fn default_backend(mut self, service: &str, port: impl ToString) -> Self {
         self.default = Some((service.into(), port.to_string()));
         self
