@@ -14,7 +14,7 @@ use crate::metrics::{Metrics, RouteId};
 use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
-use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
+use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Route {
     pub filters: Option<Arc<[Filter]>>,
     /// It is for a certificate authority alone, which looks here for proof.
     pub is_challenge: bool,
+    /// What its clients have asked for, if there is a limit to it.
+    pub counts: Option<Arc<Counts>>,
     /// What a request is balanced by, where its backends hash.
     pub hash_by: Option<Box<Template>>,
     pub canary: Option<Box<CanaryRoute>>,
@@ -163,6 +165,7 @@ pub type Current = ArcSwap<Table>;
 pub struct Publisher {
     pub current: Arc<Current>,
     registry: Registry,
+    counters: Counters,
     slots: HashMap<BackendKey, Arc<Slot>>,
     self_signed: Arc<CertifiedKey>,
     metrics: Arc<Metrics>,
@@ -185,7 +188,15 @@ impl Publisher {
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self { current, registry: Registry::new(key), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+        Self {
+            current,
+            registry: Registry::new(key),
+            counters: Counters::default(),
+            slots: HashMap::new(),
+            self_signed,
+            metrics,
+            retired: Vec::new(),
+        }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.
@@ -212,6 +223,7 @@ impl Publisher {
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
         self.free_retired();
+        self.counters.sweep();
         generation
     }
 
@@ -244,7 +256,7 @@ impl Publisher {
         upstreams
     }
 
-    fn routes(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
         let mut routes = previous.routes.clone();
         for pattern in &changed.hosts {
             let all = Arc::make_mut(&mut routes);
@@ -257,7 +269,7 @@ impl Publisher {
         routes
     }
 
-    fn route(&self, rule: &Rule) -> Route {
+    fn route(&mut self, rule: &Rule) -> Route {
         let label = rule.source.to_string();
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
         let backends = self.backends(&rule.backends);
@@ -268,8 +280,11 @@ impl Publisher {
         });
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
         let is_challenge = rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge);
+        let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
+        // By the object, as ingress-nginx does: its rules share what a client may ask for.
+        let counts = limited.then(|| self.counters.of(&rule.source));
         let (id, label) = (self.metrics.route(&label), label.into());
-        Route { id, label, affinity, filters, is_challenge, hash_by, canary, backends }
+        Route { id, label, affinity, filters, counts, is_challenge, hash_by, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
+use super::body::Exchange;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
 use crate::balance;
-use crate::filter::{Asked, Filter, Request, Verdict};
+use crate::filter::{Asked, Filter, Login, Request, Verdict};
 use crate::table::Route;
 
 /// What the answer's filters need, whoever answers.
@@ -25,6 +26,8 @@ pub(super) struct Outcome {
     pub(super) upstream_host: Option<HeaderValue>,
     /// What balances the request instead of the client's address.
     pub(super) key: Option<u64>,
+    /// Who has to be somebody first.
+    pub(super) login: Option<Box<Login>>,
 }
 
 /// Runs the filters over a request: its host's name, its host as the client wrote it, and its path in normal form if
@@ -35,6 +38,7 @@ pub(super) fn apply(
     head: &mut Parts,
     (host, authority, path): (&str, &HeaderValue, Option<&str>),
     applied: &mut Option<Box<Applied>>,
+    exchange: &mut Exchange,
 ) -> Result<Outcome, Refusal> {
     // Before anything can end the request: its answer has the route's fields too.
     if let Some(filters) = &route.filters {
@@ -51,14 +55,21 @@ pub(super) fn apply(
         path,
         upstream_host: None,
     };
+    let mut login = None;
     let key = route.hash_by.as_ref().map(|template| balance::key(&template.fill(&request)));
     for filter in route.filters.iter().flat_map(|filters| filters.iter()) {
         match filter.request(&mut request) {
             Verdict::Pass => {}
             Verdict::Answer(answer) => return Err(Refusal::Answer(answer)),
+            Verdict::Count(limits) => {
+                let counts = route.counts.as_ref().expect("a route with limits has counts");
+                let admitted = counts.admit(limits, request.client);
+                exchange.permit = admitted.map_err(|excess| Refusal::Answer(Box::new(limits.answer(excess))))?;
+            }
+            Verdict::Check(found) => login = Some(found),
         }
     }
-    Ok(Outcome { upstream_host: request.upstream_host, key })
+    Ok(Outcome { upstream_host: request.upstream_host, key, login })
 }
 
 impl Applied {

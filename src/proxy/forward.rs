@@ -19,6 +19,7 @@ use super::session::Session;
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
+use crate::filter::Login;
 use crate::model::Protocol;
 use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Pools, RequestBody, SlotId, Upstream};
 
@@ -43,6 +44,8 @@ pub struct Plan {
     pub upgrade: Option<HeaderValue>,
     /// Only if the route has affinity.
     pub session: Option<Box<Session>>,
+    /// Who has to be somebody first.
+    pub login: Option<Box<Login>>,
 }
 
 /// What a request has been through.

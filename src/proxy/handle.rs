@@ -21,10 +21,11 @@ use super::filters::{Applied, Outcome, apply};
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::session::Session;
-use crate::filter::Answer;
+use super::worker::Worker;
+use crate::filter::{Answer, Login};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::{RequestBody, SlotId, Upstream};
+use crate::upstream::{Checked, RequestBody, SlotId, Upstream};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -87,13 +88,23 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
+    let mut table = Some(table);
+    if let Ok(plan) = &mut decided
+        && let Some(login) = plan.login.take().filter(|login| !worker.logins.knows(login))
+    {
+        // This may take long: nobody waits with a table in hand.
+        table = None;
+        let refused = Box::pin(check(&worker, login)).await;
+        decided = refused.map_or(decided, |answer| Err(Refusal::Answer(answer)));
+    }
     let answered = match decided {
         Ok(plan) => {
+            let table = table.unwrap_or_else(|| worker.table());
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
             let mut request = Some(Request::from_parts(head, body));
@@ -121,6 +132,24 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         response.headers_mut().insert(X_GENERATION, worker.generation_value(generation));
     }
     Ok(response)
+}
+
+/// The answer to somebody who isn't who he says, or can't be looked at now.
+async fn check(worker: &Worker, login: Box<Login>) -> Option<Box<Answer>> {
+    let refusal = login.refusal();
+    match worker.logins.check(login).await {
+        Checked::Passes => None,
+        Checked::Fails => Some(Box::new(refusal)),
+        Checked::Busy => Some(Box::new(Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                (header::RETRY_AFTER, HeaderValue::from_static("1")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ],
+            text: "too many passwords are being checked",
+            reason: "overloaded",
+        })),
+    }
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
@@ -155,9 +184,10 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
-    let Outcome { upstream_host, key } = if route.filters.is_some() || route.hash_by.is_some() {
+    let Outcome { upstream_host, key, login } = if route.filters.is_some() || route.hash_by.is_some() {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
-        apply(route, facts, head, (name.as_str(), authority, path.as_deref()), applied)?
+        let names = (name.as_str(), authority, path.as_deref());
+        apply(route, facts, head, names, applied, exchange)?
     } else {
         Outcome::default()
     };
@@ -171,7 +201,7 @@ fn decide(
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session, login })
 }
 
 /// The backend that a request goes to, and its session there. A session stays with the side that it is on; who has

@@ -21,7 +21,7 @@ pub struct HostRoutes<R> {
 
 impl<R> HostRoutes<R> {
     /// Compiles the rules of a host, in their order; `route` makes what each leads to.
-    pub fn new(host: &Host, route: impl Fn(&Rule) -> R) -> Self {
+    pub fn new(host: &Host, route: impl FnMut(&Rule) -> R) -> Self {
         let paths = Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
         Self { routes: host.rules.iter().map(route).collect(), paths }
     }

@@ -3,6 +3,8 @@
 
 mod body;
 mod connect;
+mod counters;
+mod logins;
 mod pool;
 mod sessions;
 mod slots;
@@ -12,6 +14,8 @@ use std::sync::Arc;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
+pub use counters::{Counters, Counts, Permit};
+pub use logins::{Checked, Logins};
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};

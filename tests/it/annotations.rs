@@ -91,7 +91,8 @@ const NOW: i64 = 1_800_000_000;
 /// A Secret with an authority's certificate.
 fn secret(name: &str) -> k8s_openapi::api::core::v1::Secret {
     let pem = Authority::new().pem;
-    serde_json::from_value(json!({ "metadata": { "name": name }, "stringData": { "ca.crt": pem } })).expect("a Secret")
+    let data = json!({ "ca.crt": pem, "auth": "a:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=" });
+    serde_json::from_value(json!({ "metadata": { "name": name }, "stringData": data })).expect("a Secret")
 }
 
 #[test]
@@ -120,6 +121,7 @@ fn every_example_is_taken_without_a_problem() {
         resources.apply(Object::ConfigMap(ObjectName::new("default", "shop-headers"), fields));
         resources.apply(Object::from_secret(secret("clients-ca"), NOW));
         resources.apply(Object::from_secret(secret("app-tls"), NOW));
+        resources.apply(Object::from_secret(secret("passwords"), NOW));
         let allowed_response_headers = vec!["x-frame-options".parse().expect("a name")];
         let settings = Settings { allowed_response_headers, ..Settings::default() };
         // An alternative is one of something.

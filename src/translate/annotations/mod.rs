@@ -7,10 +7,12 @@ mod access;
 mod affinity;
 mod backend_tls;
 mod backends;
+mod basic_auth;
 mod canary;
 mod client_certificates;
 mod cors;
 mod headers;
+mod limits;
 mod redirects;
 mod table;
 
@@ -148,7 +150,9 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
+    filters.extend(limits::read(&mut values, settings));
     filters.extend(access::read(&mut values));
+    filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -336,6 +340,12 @@ impl<'a> Values<'a> {
     fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
         self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// Says that a part of what a key names does nothing; the rest counts.
+    fn idle(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Idle });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects

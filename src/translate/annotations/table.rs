@@ -2,8 +2,8 @@
 //! honoured has its row in its topic's file.
 
 use super::{
-    Annotation, access, affinity, backend_tls, backends, canary, client_certificates, closing, cors, headers, open,
-    redirects,
+    Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors, headers,
+    limits, open, redirects,
 };
 
 /// All keys without the prefix, by topic.
@@ -63,13 +63,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             closing("satisfy", "any, all", "all", "whether one of address and credentials is enough"),
         ],
     ),
+    ("Basic auth", basic_auth::ANNOTATIONS),
     (
-        "Auth",
+        "External auth",
         &[
-            closing("auth-type", "basic", "", "how clients prove who they are"),
-            closing("auth-secret", "[ns/]name", "", "htpasswd Secret"),
-            closing("auth-secret-type", "auth-file / auth-map", "", "layout"),
-            closing("auth-realm", "string", "", "realm"),
             closing("auth-url", "URL", "", "who is asked whether a request may pass"),
             closing("auth-method", "method", "", "of the question"),
             closing("auth-signin", "URL (vars); adds rd=", "", "redirect on 401"),
@@ -89,18 +86,7 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         ],
     ),
     ("Access by address", access::ANNOTATIONS),
-    (
-        "Limits",
-        &[
-            closing("limit-rps", "int", "", "requests a second of one client"),
-            closing("limit-rpm", "int", "", "requests a minute of one client"),
-            closing("limit-burst-multiplier", "int", "5", "burst = rate x this"),
-            closing("limit-connections", "int", "", "concurrent connections per IP"),
-            closing("limit-rate", "KiB/s", "", "speed of an answer"),
-            closing("limit-rate-after", "KiB", "", "from which size on"),
-            closing("limit-allowlist", "CIDR list", "", "CIDRs not limited").alias(&["limit-whitelist"]),
-        ],
-    ),
+    ("Limits", limits::ANNOTATIONS),
     ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),
