@@ -33,7 +33,7 @@ pub struct ClientVerifier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
     pub reason: &'static str,
-    /// Nobody known has issued it; nothing else is wrong with it.
+    /// It leads to nobody who is known; nothing else is wrong with it.
     pub unknown: bool,
 }
 
@@ -173,7 +173,10 @@ fn rejected(error: &webpki::Error) -> Rejected {
         // Somebody else's enum, and it grows.
         _ => "certificate can't be verified",
     };
-    Rejected { reason, unknown: matches!(error, Error::UnknownIssuer | Error::InvalidSignatureForPublicKey) }
+    // To nginx a chain that is too long is one whose end is not known.
+    let unknown =
+        matches!(error, Error::UnknownIssuer | Error::InvalidSignatureForPublicKey | Error::MaximumPathDepthExceeded);
+    Rejected { reason, unknown }
 }
 
 /// Asks for a certificate and takes any, or none.

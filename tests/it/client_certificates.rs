@@ -478,7 +478,8 @@ fn modes_depths_and_what_endpoints_are_told_are_nginxs() {
             let (theirs, _) = client.get(nginx.address(), HOST, HOST, "/");
             let (ours, _) = client.get(portunus.https, HOST, HOST, "/");
             assert_eq!(ours.status, theirs.status, "{what}, {mode}");
-            if ours.status == 200 {
+            // Of a chain that is too long OpenSSL says where it has looked no further; we say that it is too long.
+            if ours.status == 200 && *what != "of two between" {
                 let told = |name: &str| backend.last().header(&format!("ssl-client-{name}")).unwrap_or("").to_owned();
                 let told = ["verify", "subject-dn", "issuer-dn", "cert"].map(told).join("|");
                 assert_eq!(told, theirs.text(), "{what}, {mode}");

@@ -64,7 +64,10 @@ impl Authority {
     }
 
     pub fn intermediate(&self) -> Self {
-        let (params, key) = (authority_params("intermediate of the tests"), key(Key::Ecdsa));
+        // Each has a name of its own, or one below another would look like its own issuer.
+        let depth = self.chain_pem.matches("BEGIN").count() + 1;
+        let name = format!("intermediate {depth} of the tests");
+        let (params, key) = (authority_params(&name), key(Key::Ecdsa));
         let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
         let (der, pem) = (certificate.der().clone(), certificate.pem());
         let chain_pem = format!("{pem}{}", self.chain_pem);
