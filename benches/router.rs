@@ -53,7 +53,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         });
     }
     let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {
-        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None }))
+        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: None }))
     };
     let backend = Backend {
         key: key.clone(),
@@ -61,6 +61,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         policy: Policy::default(),
         endpoints: Vec::new(),
         sessions: None,
+        tls: None,
     };
     let snapshot = Snapshot {
         hosts: hosts.into_iter().map(host).collect(),

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
-use crate::tls::{Certificates, default_certificate};
+use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
@@ -25,6 +25,8 @@ pub struct Route {
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
     pub filters: Option<Arc<[Filter]>>,
+    /// It is for a certificate authority alone, which looks here for proof.
+    pub is_challenge: bool,
     /// What its clients have asked for, if there is a limit to it.
     pub counts: Option<Arc<Counts>>,
     /// What a request is balanced by, where its backends hash.
@@ -99,6 +101,8 @@ pub struct Table {
     /// Counts the tables of the process, from 1; 0 is the empty one before the first.
     pub generation: u64,
     pub certificates: Certificates,
+    /// What hosts ask of their clients' certificates.
+    pub clients: ClientVerifiers,
     routes: Arc<Routes<Route>>,
     /// By the backend's slot.
     upstreams: Vec<Option<Arc<Upstream>>>,
@@ -110,6 +114,30 @@ impl Table {
     /// The route for a host in lower case and a path in normal form.
     pub fn find(&self, host: &str, path: &str) -> Option<&Route> {
         self.routes.find(host)?.find(path)
+    }
+
+    /// Whether a request for `host` may come over a TLS connection whose handshake asked for `server_name`, and for a
+    /// certificate if `asked`. Else the answer is 421 (RFC 9110, 15.5.20). Both names are looked up here, so that what
+    /// counts is what their hosts ask for now.
+    pub fn may_share(&self, server_name: Option<&str>, asked: bool, host: &str) -> bool {
+        let greeted = server_name.and_then(|name| self.clients.find(name));
+        match (greeted, self.clients.find(host)) {
+            (None, None) => self.certificates.may_share(server_name, host),
+            // Whatever the client showed, the host does not want it.
+            (Some(_), None) => self.certificates.may_share(server_name, host) && self.gets_default(server_name),
+            // Nobody was asked for what the host wants.
+            (None, Some(_)) => false,
+            (Some(greeted), Some(wanted)) => {
+                let same = server_name == Some(host)
+                    || (greeted.settings.same_handshake(&wanted.settings)
+                        && self.certificates.are_same(server_name, host));
+                asked && same
+            }
+        }
+    }
+
+    fn gets_default(&self, server_name: Option<&str>) -> bool {
+        server_name.is_none_or(|name| self.certificates.is_default(name))
     }
 
     /// The backend in a slot, if it is still the one that was meant.
@@ -153,6 +181,7 @@ impl Publisher {
         let empty = Table {
             generation: 0,
             certificates: Certificates::new(self_signed.clone()),
+            clients: ClientVerifiers::default(),
             routes: Arc::default(),
             upstreams: Vec::new(),
             endpoint_epochs: Vec::new(),
@@ -176,11 +205,20 @@ impl Publisher {
         let upstreams = self.upstreams(&previous, snapshot, changed);
         let routes = self.routes(&previous, snapshot, changed);
         let certificates = self.certificates(&previous, snapshot, changed);
+        let mut clients = previous.clients.clone();
+        clients.update(&snapshot.hosts, &changed.hosts);
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let endpoint_epochs = epochs(&upstreams);
-        let table =
-            Table { generation, certificates, routes, upstreams, endpoint_epochs, metrics: self.metrics.clone() };
+        let table = Table {
+            generation,
+            certificates,
+            clients,
+            routes,
+            upstreams,
+            endpoint_epochs,
+            metrics: self.metrics.clone(),
+        };
         drop(previous);
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
@@ -241,11 +279,12 @@ impl Publisher {
             Box::new(CanaryRoute { choice, sticky: canary.sticky, backends })
         });
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
+        let is_challenge = rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge);
         let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
         // By the object, as ingress-nginx does: its rules share what a client may ask for.
         let counts = limited.then(|| self.counters.of(&rule.source));
-        let id = self.metrics.route(&label);
-        Route { id, label: label.into(), affinity, filters, counts, hash_by, canary, backends }
+        let (id, label) = (self.metrics.route(&label), label.into());
+        Route { id, label, affinity, filters, counts, is_challenge, hash_by, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {

@@ -30,6 +30,15 @@ impl PathMatch {
         };
         Self { kind, value: value.into() }
     }
+
+    /// Whether nothing but an authority's look for proof (RFC 8555, 8.3) matches. What is there is meant for everybody.
+    pub fn is_acme_challenge(&self) -> bool {
+        let Some(rest) = self.value.strip_prefix("/.well-known/acme-challenge") else { return false };
+        match self.kind {
+            PathKind::Exact => rest.starts_with('/'),
+            PathKind::Prefix => rest.is_empty() || rest.starts_with('/'),
+        }
+    }
 }
 
 /// A share of a rule's requests.

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
+use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
 use super::filters::{Applied, Outcome, apply};
@@ -38,6 +39,8 @@ pub(super) struct Facts<'c> {
     pub(super) secure: bool,
     /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
     server_name: Option<&'c str>,
+    /// Only if the handshake asked for a certificate.
+    presented: Option<&'c Presented>,
 }
 
 /// Why a request goes to no endpoint.
@@ -50,6 +53,12 @@ pub(super) enum Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<Box<Answer>> for Refusal {
+    fn from(answer: Box<Answer>) -> Self {
+        Self::Answer(answer)
     }
 }
 
@@ -75,6 +84,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
         server_name: connection.server_name.as_deref(),
+        presented: connection.presented.as_deref(),
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
@@ -168,8 +178,12 @@ fn decide(
         // HTTP/1.0 may leave it out.
         None => HostName::parse("none.invalid").expect("it is a name"),
     };
-    if !table.certificates.may_share(facts.server_name, name.as_str()) {
+    if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
         return Err(Error::Misdirected.into());
+    }
+    let verifier = table.clients.find(name.as_str());
+    if let Some(verifier) = verifier.filter(|_| facts.secure) {
+        admit(verifier, facts.presented, &mut head.headers)?;
     }
     let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
@@ -183,6 +197,10 @@ fn decide(
     } else {
         Outcome::default()
     };
+    // In cleartext the way to https comes first, and so does what proves to an authority whose the host is.
+    if let Some(verifier) = verifier.filter(|_| !facts.secure && !route.is_challenge) {
+        admit(verifier, None, &mut head.headers)?;
+    }
     let (backend, upstream, session) =
         destination(table, route, &head.headers, facts.secure).ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {

@@ -1,13 +1,18 @@
 //! One host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a Problem.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Settings;
+use super::annotations::ClientsAsked;
 use super::ingress::{Located, Parts, Tls};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
-use crate::model::{Host, HostPattern, ObjectName, PathMatch, Rule};
+use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathMatch, Rule};
+
+/// The field of what a host asks of its clients.
+const SECRET_FIELD: &str = "metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]";
 
 /// One host, from the Ingresses that name it, oldest first.
 pub(super) fn merge(
@@ -43,6 +48,15 @@ pub(super) fn merge(
         problems.extend(add_canary(pattern, &mut rules, parts, located));
     }
     rules.shrink_to_fit();
+    let (client_certificates, closed) = clients(pattern, ingresses, &mut problems);
+    for rule in rules.iter_mut().filter(|rule| closed.has(rule)) {
+        rule.backends.clear();
+        rule.filters.clear();
+    }
+    // Nobody gets past a closed rule by way of its canary.
+    for rule in rules.iter_mut().filter(|rule| rule.backends.is_empty()) {
+        rule.canary = None;
+    }
     let certificate = certificate(pattern, ingresses, resources, &mut problems);
     let speaks_tls = certificate.is_some() || ingresses.iter().any(|parts| parts.listed.contains_key(pattern));
     for (rule, https) in rules.iter_mut().zip(https) {
@@ -60,7 +74,63 @@ pub(super) fn merge(
         rule.filters.sort_by_key(Filter::phase);
         rule.filters.shrink_to_fit();
     }
-    (Host { pattern: pattern.clone(), rules, certificate }, problems)
+    (Host { pattern: pattern.clone(), rules, certificate, client_certificates }, problems)
+}
+
+/// Whose rules of a host nobody may come to.
+enum Closed {
+    All,
+    Some(Vec<ObjectName>),
+}
+
+impl Closed {
+    fn has(&self, rule: &Rule) -> bool {
+        match self {
+            // What proves whose the host is, is no secret, and lets nobody in.
+            Self::All => !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge),
+            Self::Some(closed) => closed.contains(&rule.source),
+        }
+    }
+}
+
+/// What the host asks of its clients: what the oldest Ingress that asks for anything does. If that can't be honoured
+/// the whole host is closed, as it would be open where it was meant to be shut.
+fn clients(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    problems: &mut Vec<Problem>,
+) -> (Option<Arc<ClientCertificates>>, Closed) {
+    let mut asking =
+        ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && !parts.rules_of(pattern).is_empty());
+    let Some(first) = asking.next() else { return (None, Closed::Some(Vec::new())) };
+    let settings = match &first.clients {
+        ClientsAsked::Certificates(settings) => settings.clone(),
+        ClientsAsked::Nothing | ClientsAsked::Unknown => {
+            problems.extend(closed_by(pattern, ingresses, first));
+            return (None, Closed::All);
+        }
+    };
+    let mut closed = Vec::new();
+    for parts in asking.filter(|parts| parts.clients != first.clients) {
+        closed.push(parts.name.clone());
+        let what = format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name);
+        let fix =
+            "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503";
+        problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), SECRET_FIELD, what, fix));
+    }
+    (Some(settings), Closed::Some(closed))
+}
+
+/// What to say of other Ingresses of a host that `first` closes.
+fn closed_by(pattern: &HostPattern, ingresses: &[&Parts], first: &Parts) -> impl Iterator<Item = Problem> {
+    let closed = |parts: &Parts| parts.rules_of(pattern).iter().any(|(_, located)| Closed::All.has(&located.rule));
+    let others = ingresses.iter().filter(move |parts| parts.name != first.name && closed(parts));
+    others.map(move |parts| {
+        let what =
+            format!("Ingress {} asks for client certificates of host `{pattern}` that can't be told", first.name);
+        let fix = "mend its `auth-tls-` annotations; requests to the host get 503";
+        Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), "spec.rules", what, fix)
+    })
 }
 
 /// Makes the rule of an alternative that of the rule whose path it has. A tenant can have no other's requests so: both

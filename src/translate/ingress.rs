@@ -2,15 +2,18 @@
 //! is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Settings;
-use super::annotations::{self, Behaviour, Https};
+use super::annotations::{self, Behaviour, ClientsAsked, Https};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Redirect, RedirectTarget};
-use crate::model::{BackendKey, Canary, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize};
+use crate::model::{
+    BackendKey, BackendTls, Canary, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize,
+};
 
 /// One Ingress of ours, ready to be merged with others.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +34,10 @@ pub(super) struct Parts {
     pub(super) affinity: bool,
     /// How its requests get from http to https.
     pub(super) https: Https,
+    /// What is asked of clients' certificates, for all its hosts.
+    pub(super) clients: ClientsAsked,
+    /// How its backends are spoken to over TLS.
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
     /// What annotations name, be it there or not.
     pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
@@ -67,6 +74,8 @@ impl Parts {
             is_canary: false,
             affinity: false,
             https: Https::default(),
+            clients: ClientsAsked::default(),
+            backend_tls: None,
             references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -292,6 +301,8 @@ impl Parts {
         let annotations::Read { behaviour, references, problems, warnings } =
             annotations::read(ingress, resources, settings);
         self.references = references;
+        self.clients = behaviour.clients.clone();
+        self.backend_tls.clone_from(&behaviour.backend_tls);
         // A canary's backends know the sessions of the Ingress that it is the alternative of.
         self.is_canary = behaviour.alternative.is_some();
         self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();

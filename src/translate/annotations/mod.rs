@@ -5,9 +5,11 @@
 
 mod access;
 mod affinity;
+mod backend_tls;
 mod backends;
 mod basic_auth;
 mod canary;
+mod client_certificates;
 mod cors;
 mod headers;
 mod limits;
@@ -19,6 +21,7 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
 pub(super) use canary::Alternative;
+pub(super) use client_certificates::ClientsAsked;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
 
@@ -27,7 +30,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::{Filter, Template};
-use crate::model::{BackendKey, BackendOptions, BackendRef, ObjectName};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -103,6 +106,8 @@ pub(super) struct Behaviour {
     pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+    pub(super) clients: ClientsAsked,
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
 }
 
 impl Behaviour {
@@ -128,7 +133,8 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
-    let asked = backends::read(&mut values);
+    let backend_tls = backend_tls::read(&mut values);
+    let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
@@ -138,6 +144,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
+        clients: client_certificates::read(&mut values),
+        backend_tls,
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
@@ -150,8 +158,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
-        // Who is kept out of a canary is for the other Ingress to say.
-        let closes = fault.closes() && behaviour.alternative.is_none();
+        // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
+        let closes = fault.closes() && (behaviour.alternative.is_none() || backend_tls::has(fault.name));
         let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
@@ -171,6 +179,9 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
         let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
+    }
+    if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
+        behaviour.clients = ClientsAsked::Nothing;
     }
     Read { behaviour, references: values.references, problems, warnings }
 }
@@ -317,6 +328,12 @@ impl<'a> Values<'a> {
         let named = self.reference(name, Kind::ConfigMap)?;
         let object = self.resources.config_maps.get(&named);
         self.found(name, Kind::ConfigMap, named, object)
+    }
+
+    /// Says that a key can't be honoured as the Ingress stands.
+    fn invalid(&mut self, name: &'static str, what: &str, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), nature: Nature::Invalid });
     }
 
     /// Says that what a key names is there, but can't be used.

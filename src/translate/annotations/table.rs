@@ -2,7 +2,8 @@
 //! honoured has its row in its topic's file.
 
 use super::{
-    Annotation, access, affinity, backends, basic_auth, canary, closing, cors, headers, limits, open, redirects,
+    Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors, headers,
+    limits, open, redirects,
 };
 
 /// All keys without the prefix, by topic.
@@ -22,38 +23,12 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         ],
     ),
     ("Redirects", redirects::ANNOTATIONS),
-    (
-        "Client certificates (mTLS)",
-        &[
-            closing("auth-tls-secret", "[ns/]name", "", "CA bundle Secret (ca.crt) for client certs"),
-            closing(
-                "auth-tls-verify-client",
-                "on, off, optional, optional_no_ca",
-                "on",
-                "whether clients must show a certificate",
-            ),
-            closing("auth-tls-verify-depth", "int", "1", "chain depth"),
-            closing("auth-tls-error-page", "URL", "", "where a client without a good certificate is redirected"),
-            closing(
-                "auth-tls-pass-certificate-to-upstream",
-                "bool",
-                "false",
-                "the backend gets the client's certificate in `ssl-client-cert`",
-            ),
-            closing("auth-tls-match-cn", "`CN=` and a regex", "", "403 unless the certificate's CN matches"),
-        ],
-    ),
+    ("Client certificates (mTLS)", client_certificates::ANNOTATIONS),
     ("Backend protocol", backends::PROTOCOLS),
+    ("TLS to backends", backend_tls::ANNOTATIONS),
     (
-        "TLS to backends",
+        "Backends of other kinds",
         &[
-            open("proxy-ssl-secret", "ns/name of Secret", "", "client cert + CA for the backend"),
-            open("proxy-ssl-verify", "on/off", "off", "verify backend certificate"),
-            open("proxy-ssl-verify-depth", "int", "1", "depth"),
-            open("proxy-ssl-name", "hostname", "", "name checked in / sent to the backend"),
-            open("proxy-ssl-server-name", "on/off", "off", "send SNI"),
-            open("proxy-ssl-protocols", "list of versions", "", "versions of TLS to endpoints"),
-            open("proxy-ssl-ciphers", "OpenSSL string", "", "ciphers"),
             open("proxy-http-version", "1.0 / 1.1", "1.1", "HTTP version to backend"),
             open("fastcgi-index", "file", "", "FastCGI index").never(),
             open("fastcgi-params-configmap", "ConfigMap", "", "FastCGI params").never(),
