@@ -20,8 +20,8 @@ use super::error::Error;
 use super::filters::{Applied, Outcome, apply};
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
+use super::send::Outgoing;
 use super::session::Session;
-use super::worker::Worker;
 use crate::filter::{Answer, Login};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
@@ -88,27 +88,25 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
-    let mut table = Some(table);
-    if let Ok(plan) = &mut decided
-        && let Some(login) = plan.login.take().filter(|login| !worker.logins.knows(login))
-    {
-        // This may take long: nobody waits with a table in hand.
-        table = None;
-        let refused = Box::pin(check(&worker, login)).await;
-        decided = refused.map_or(decided, |answer| Err(Refusal::Answer(answer)));
-    }
     let answered = match decided {
-        Ok(plan) => {
-            let table = table.unwrap_or_else(|| worker.table());
+        Ok(mut plan) => {
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
             let mut request = Some(Request::from_parts(head, body));
-            forward(table, plan, &mut request, exchange).await
+            match plan.login.take().filter(|login| !worker.logins.knows(login)) {
+                None => forward(table, plan, &mut request, exchange).await,
+                Some(login) => {
+                    // This may take long: nobody waits with a table in hand.
+                    drop(table);
+                    // In a box, as few requests come here and all would pay for its size.
+                    Box::pin(forward_checked(login, plan, &mut request, wants_body, exchange)).await
+                }
+            }
         }
         Err(Refusal::Error(error)) => Err((error, exchange)),
         Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
@@ -134,13 +132,20 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     Ok(response)
 }
 
-/// The answer to somebody who isn't who he says, or can't be looked at now.
-async fn check(worker: &Worker, login: Box<Login>) -> Option<Box<Answer>> {
+/// Finds out first whether the client is who he says, and forwards by the table of then.
+async fn forward_checked(
+    login: Box<Login>,
+    plan: Plan,
+    request: &mut Outgoing,
+    wants_body: bool,
+    exchange: Exchange,
+) -> Result<Response<ResponseBody>, (Error, Exchange)> {
+    let worker = exchange.connection.worker.clone();
     let refusal = login.refusal();
-    match worker.logins.check(login).await {
-        Checked::Passes => None,
-        Checked::Fails => Some(Box::new(refusal)),
-        Checked::Busy => Some(Box::new(Answer {
+    let answer = match worker.logins.check(login).await {
+        Checked::Passes => return forward(worker.table(), plan, request, exchange).await,
+        Checked::Fails => refusal,
+        Checked::Busy => Answer {
             status: StatusCode::SERVICE_UNAVAILABLE,
             headers: vec![
                 (header::RETRY_AFTER, HeaderValue::from_static("1")),
@@ -148,8 +153,9 @@ async fn check(worker: &Worker, login: Box<Login>) -> Option<Box<Answer>> {
             ],
             text: "too many passwords are being checked",
             reason: "overloaded",
-        })),
-    }
+        },
+    };
+    Ok(respond(answer, wants_body, exchange))
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
