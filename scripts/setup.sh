@@ -16,12 +16,16 @@ missing() {
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v curl >/dev/null || packages+=(curl)
+# Some tests hold Portunus against the real nginx; Debian has it where only root looks.
+if [[ ${1:-} != build ]]; then
+    PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || packages+=(nginx)
+fi
 if ((${#packages[@]})); then
     if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${packages[@]}"
     else
-        missing "install a C compiler and curl, on Debian: sudo apt-get install ${packages[*]}"
+        missing "install a C compiler, curl and nginx, on Debian: sudo apt-get install ${packages[*]}"
     fi
 fi
 

@@ -33,6 +33,7 @@ mod limits;
 mod paths;
 mod proof;
 mod proxy_protocol;
+mod regex;
 mod retry;
 mod routing;
 mod services;

@@ -13,6 +13,8 @@ pub mod h2;
 pub mod h2_raw;
 pub mod hyper_backend;
 pub mod manifests;
+#[allow(dead_code, reason = "its users are on their way")]
+pub mod nginx;
 pub mod process;
 pub mod reach;
 pub mod services;
@@ -27,6 +29,7 @@ pub use backend::Backend;
 pub use exchange::Exchange;
 pub use folder::Folder;
 pub use manifests::Ingress;
+pub use nginx::Nginx;
 pub use process::Portunus;
 pub use services::{Service, Slice};
 
