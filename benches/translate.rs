@@ -75,7 +75,7 @@ fn secret() -> Object {
         "stringData": pair,
     });
     let secret: Secret = serde_json::from_value(secret).expect("a Secret");
-    Object::from_secret(secret, 1_800_000_000).expect("a Secret for TLS")
+    Object::from_secret(secret, 1_800_000_000)
 }
 
 fn resources() -> Resources {

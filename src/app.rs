@@ -52,6 +52,7 @@ pub fn settings(objects: &Objects) -> Settings {
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
         ssl_redirect: objects.ssl_redirect,
         hsts: Hsts { on: objects.hsts, ..Hsts::default() },
+        allowed_response_headers: objects.global_allowed_response_headers.clone(),
         config_map: objects.configmap.clone(),
         strict_host_ownership: objects.strict_host_ownership,
         ..Settings::default()

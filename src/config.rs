@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::balance::Policy;
 use crate::model::ObjectName;
 use crate::telemetry::LogFormat;
+use crate::translate::response_header;
 
 /// Portunus: an L7 ingress controller and reverse proxy for Kubernetes.
 ///
@@ -71,6 +73,9 @@ pub struct Objects {
     /// A host belongs to the namespace of the oldest Ingress that names it; other namespaces' are refused for it
     #[arg(long, env = "PORTUNUS_STRICT_HOST_OWNERSHIP")]
     pub strict_host_ownership: bool,
+    /// Fields that Ingresses may set in answers by the annotation custom-headers [default: none]
+    #[arg(long, env = "PORTUNUS_GLOBAL_ALLOWED_RESPONSE_HEADERS", value_name = "NAMES", value_delimiter = ',', value_parser = response_header)]
+    pub global_allowed_response_headers: Vec<HeaderName>,
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,

@@ -66,6 +66,10 @@ pub struct Control {
     metrics: Arc<Metrics>,
     /// The snapshot file is served, and the cluster has not been seen yet.
     from_snapshot: Cell<bool>,
+    /// What is different from the table in use.
+    unpublished: Changed,
+    /// It waits for something that was asked for just now.
+    waiting: bool,
     pub standing: Rc<RefCell<Standing>>,
 }
 
@@ -100,14 +104,24 @@ impl Control {
             problems: Rc::default(),
             metrics,
             from_snapshot: Cell::new(false),
+            unpublished: Changed::default(),
+            waiting: false,
             standing: Rc::default(),
         }
     }
 
     /// Returns once the first table is in.
     pub async fn begin(&mut self) {
+        let loaded = match &self.provider {
+            Provider::Cluster(cluster) => cluster.load(&self.resources),
+            Provider::Folder { .. } => false,
+        };
+        if loaded {
+            // What its annotations name is watched, and what no watch is about is left out.
+            self.translate();
+        }
         if let Provider::Cluster(cluster) = &mut self.provider {
-            let loaded = cluster.load(&self.resources);
+            cluster.stores.prune(&mut self.resources.borrow_mut());
             let mut patience = std::pin::pin!(tokio::time::sleep(SNAPSHOT_AFTER));
             while !cluster.stores.synced() {
                 self.standing.borrow_mut().watches = cluster.stores.report();
@@ -122,6 +136,13 @@ impl Control {
             }
         }
         self.follow();
+        while self.publisher.generation() == 0 {
+            if let Provider::Cluster(cluster) = &mut self.provider {
+                // Nothing may arrive any more, and the wait has its end.
+                let _ = tokio::time::timeout(HOUSEKEEPING, cluster.stores.changed(&self.resources)).await;
+            }
+            self.follow();
+        }
     }
 
     /// Writes status and Events from now on, if the objects come from a cluster.
@@ -129,7 +150,7 @@ impl Control {
         let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
         let (live, problems) = (cluster.live.clone(), self.translator.clone());
-        let noted = live.clone();
+        let (noted, metrics) = (live.clone(), self.metrics.clone());
         let sources = Sources {
             differing: Rc::new(move |addresses| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
@@ -144,8 +165,9 @@ impl Control {
             }),
             problems: Rc::new(move || problems.borrow().problems()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
+            leads: Rc::new(move |leads| metrics.leader.store(u64::from(leads), Ordering::Relaxed)),
         };
-        let (controller, resignation) = Controller::start(client, writing, sources, self.metrics.clone());
+        let (controller, resignation) = Controller::start(client, writing, sources);
         cluster.controller = Some(controller);
         Some(resignation)
     }
@@ -172,6 +194,9 @@ impl Control {
                     if let Provider::Cluster(cluster) = &mut self.provider {
                         cluster.stores.recover();
                         cluster.save(&self.resources.borrow(), SNAPSHOT_PACE);
+                    }
+                    if self.waiting {
+                        self.update();
                     }
                     self.note_standing();
                 }
@@ -211,12 +236,33 @@ impl Control {
         self.update();
     }
 
+    /// Translates what changed and has what it names watched.
+    fn translate(&mut self) {
+        let (mut translator, mut resources) = (self.translator.borrow_mut(), self.resources.borrow_mut());
+        self.unpublished.add(translator.update(&mut resources));
+        self.names.want(&translator.external_names(&resources));
+        if let Provider::Cluster(cluster) = &mut self.provider
+            && translator.take_references_changed()
+        {
+            cluster.stores.follow(translator.references(), &mut resources);
+        }
+    }
+
+    /// Translates what changed and publishes it; a little later if something that it names for the first time has not
+    /// arrived yet: routes would be closed, or Problems told, that nobody caused.
     fn update(&mut self) {
-        let changed = self.translator.borrow_mut().update(&mut self.resources.borrow_mut());
+        self.translate();
         let first = self.publisher.generation() == 0;
+        self.waiting = match &self.provider {
+            Provider::Cluster(cluster) => cluster.stores.synced() && cluster.stores.awaits(first),
+            Provider::Folder { .. } => false,
+        };
+        if self.waiting {
+            return self.note_standing();
+        }
+        let changed = std::mem::take(&mut self.unpublished);
         self.publish(&changed);
         let translator = self.translator.borrow();
-        self.names.want(&translator.external_names(&self.resources.borrow()));
         let mut problems = match &self.provider {
             Provider::Folder { folder, .. } => [folder.findings(), folder.locate(&translator.problems())].concat(),
             Provider::Cluster(_) => translator.problems().into_iter().map(Finding::from).collect(),
@@ -269,8 +315,7 @@ impl Cluster {
             Err(error) => Err(error.to_string()),
         };
         match loaded {
-            Ok(mut loaded) => {
-                self.stores.prune(&mut loaded);
+            Ok(loaded) => {
                 *resources.borrow_mut() = loaded;
             }
             Err(error) => {

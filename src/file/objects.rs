@@ -60,8 +60,7 @@ fn collect(value: &Value, path: String, now: i64, found: &mut Vec<Found>) {
         problem("metadata.labels", what, "add kubernetes.io/service-name")
     } else {
         match parse(kind, value, now) {
-            Ok(Some(object)) => Ok(object),
-            Ok(None) => return,
+            Ok(object) => Ok(object),
             Err(error) => {
                 problem("spec", format!("the object is not of its kind's form: {error}"), "correct the field's type")
             }
@@ -100,18 +99,17 @@ fn is_of_group(kind: Kind, version: &str) -> bool {
     }
 }
 
-/// `None` for an object that is none of ours, such as a Secret of another type.
-fn parse(kind: Kind, value: &Value, now: i64) -> Result<Option<Object>, serde_json::Error> {
+fn parse(kind: Kind, value: &Value, now: i64) -> Result<Object, serde_json::Error> {
     fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_json::Error> {
         serde_json::from_value(value.clone())
     }
     Ok(match kind {
-        Kind::Ingress => Some(typed::<Ingress>(value)?.into()),
-        Kind::IngressClass => Some(typed::<IngressClass>(value)?.into()),
-        Kind::Service => Some(typed::<Service>(value)?.into()),
-        Kind::EndpointSlice => Some(typed::<EndpointSlice>(value)?.into()),
+        Kind::Ingress => typed::<Ingress>(value)?.into(),
+        Kind::IngressClass => typed::<IngressClass>(value)?.into(),
+        Kind::Service => typed::<Service>(value)?.into(),
+        Kind::EndpointSlice => typed::<EndpointSlice>(value)?.into(),
         Kind::Secret => Object::from_secret(typed::<Secret>(value)?, now),
-        Kind::ConfigMap => Some(typed::<ConfigMap>(value)?.into()),
-        Kind::Namespace => Some(typed::<Namespace>(value)?.into()),
+        Kind::ConfigMap => typed::<ConfigMap>(value)?.into(),
+        Kind::Namespace => typed::<Namespace>(value)?.into(),
     })
 }

@@ -2,7 +2,6 @@
 //! and Events, which work while it leads.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -10,9 +9,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::events::{self, Live, Problems, Reporter};
-use super::lease::{Candidate, Lead};
+use super::lease::{Candidate, Lead, Told};
 use super::status::{self, Address, Differing, Written};
-use crate::metrics::Metrics;
 use crate::model::ObjectName;
 
 /// Longest wait at the end for the API server to take what is still to be written.
@@ -48,6 +46,7 @@ pub struct Sources {
     pub written: Written,
     pub problems: Problems,
     pub live: Live,
+    pub leads: Told,
 }
 
 /// The running writers.
@@ -63,10 +62,10 @@ pub struct Resignation {
 
 impl Controller {
     /// Starts on this thread's `LocalSet`.
-    pub fn start(client: &Client, writing: &Writing, sources: Sources, metrics: Arc<Metrics>) -> (Self, Resignation) {
-        let (ours, leader) = Lead::new(metrics);
+    pub fn start(client: &Client, writing: &Writing, sources: Sources) -> (Self, Resignation) {
+        let (ours, leader) = Lead::new(sources.leads.clone());
         let (known, addresses) = watch::channel(None);
-        let Sources { differing, written, problems, live } = sources;
+        let Sources { differing, written, problems, live, leads: _ } = sources;
         let publishes = match &writing.addresses {
             Addresses::None => false,
             Addresses::Fixed(fixed) => {

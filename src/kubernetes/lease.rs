@@ -1,8 +1,7 @@
 //! One replica of several writes: the one that holds the Lease. It renews three times within the Lease's time;
 //! one that is gone is followed by another when that time is over, by the others' own clocks.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -12,27 +11,30 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::metrics::Metrics;
 use crate::model::ObjectName;
 
 /// How often a candidate looks, as a part of the Lease's time.
 const LOOKS: u32 = 7;
 
-/// Whether this replica leads: the writers learn of it, and so does the metric, before anything is written.
+/// Whether this replica leads: the writers learn of it, and before them who is told, so that nothing is written by
+/// one of whom nobody knows that it leads.
 pub struct Lead {
     leading: watch::Sender<bool>,
-    metrics: Arc<Metrics>,
+    told: Told,
 }
 
+/// Told whether this replica leads now.
+pub type Told = Rc<dyn Fn(bool)>;
+
 impl Lead {
-    pub fn new(metrics: Arc<Metrics>) -> (Self, watch::Receiver<bool>) {
+    pub fn new(told: Told) -> (Self, watch::Receiver<bool>) {
         let (leading, leader) = watch::channel(false);
-        (Self { leading, metrics }, leader)
+        (Self { leading, told }, leader)
     }
 
     /// Says what was true before.
     pub fn set(&self, leads: bool) -> bool {
-        self.metrics.leader.store(u64::from(leads), Ordering::Relaxed);
+        (self.told)(leads);
         let mut before = leads;
         self.leading.send_if_modified(|known| {
             before = std::mem::replace(known, leads);

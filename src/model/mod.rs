@@ -3,6 +3,7 @@
 //! about data. [`Snapshot`] is the whole of it: `translate` writes it, `Table` is compiled from it.
 
 mod affinity;
+mod authorities;
 mod backend;
 mod certificate;
 mod host;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
+pub use authorities::Authorities;
 pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protocol};
 pub use certificate::{Certificate, PrivateKey};
 pub use host::{Host, HostPattern, InvalidHost};
@@ -52,6 +54,23 @@ pub struct Changed {
 }
 
 impl Changed {
+    /// Adds what changed after this.
+    pub fn add(&mut self, later: Self) {
+        fn add<T: Ord>(all: &mut Vec<T>, later: Vec<T>) {
+            let grows = !all.is_empty() && !later.is_empty();
+            all.extend(later);
+            if grows {
+                all.sort_unstable();
+                all.dedup();
+            }
+        }
+        let Self { hosts, backends, certificates, default_certificate } = self;
+        add(hosts, later.hosts);
+        add(backends, later.backends);
+        add(certificates, later.certificates);
+        *default_certificate |= later.default_certificate;
+    }
+
     pub fn is_empty(&self) -> bool {
         let Self { hosts, backends, certificates, default_certificate } = self;
         hosts.is_empty() && backends.is_empty() && certificates.is_empty() && !default_certificate

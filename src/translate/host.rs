@@ -83,7 +83,7 @@ fn certificate(
     resources: &Resources,
     problems: &mut Vec<Problem>,
 ) -> Option<ObjectName> {
-    let usable = |secret: &ObjectName| resources.secrets.get(secret).and_then(|secret| secret.certificate.as_ref());
+    let usable = |secret: &ObjectName| resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
     let listed = listing(ingresses, pattern);
     if let Some((first, others)) = listed.split_first() {
         problems.extend(others.iter().filter_map(|(parts, tls)| listed_twice(pattern, parts, tls, *first)));

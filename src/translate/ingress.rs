@@ -30,6 +30,8 @@ pub(super) struct Parts {
     pub(super) affinity: bool,
     /// How its requests get from http to https.
     pub(super) https: Https,
+    /// What annotations name, be it there or not.
+    pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -53,7 +55,7 @@ pub(super) struct Tls {
 }
 
 impl Parts {
-    pub(super) fn new(ingress: &Ingress, settings: &Settings) -> Self {
+    pub(super) fn new(ingress: &Ingress, settings: &Settings, resources: &Resources) -> Self {
         let mut parts = Self {
             name: ingress.name.clone(),
             created: ingress.created,
@@ -63,10 +65,11 @@ impl Parts {
             backends: Vec::new(),
             affinity: false,
             https: Https::default(),
+            references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
-        let behaviour = parts.read_annotations(ingress, settings);
+        let behaviour = parts.read_annotations(ingress, resources, settings);
         for (index, rule) in ingress.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
             let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
@@ -249,8 +252,10 @@ impl Parts {
         self.rules.push((host, Located { rule, field, holds: false }));
     }
 
-    fn read_annotations(&mut self, ingress: &Ingress, settings: &Settings) -> Behaviour {
-        let annotations::Read { behaviour, problems, warnings } = annotations::read(ingress, settings);
+    fn read_annotations(&mut self, ingress: &Ingress, resources: &Resources, settings: &Settings) -> Behaviour {
+        let annotations::Read { behaviour, references, problems, warnings } =
+            annotations::read(ingress, resources, settings);
+        self.references = references;
         self.affinity = behaviour.sessions.is_some();
         self.https = behaviour.https;
         self.problems.extend(problems);
@@ -291,7 +296,7 @@ impl Parts {
 
 /// What is wrong with the Secret that a TLS block of the Ingress names.
 pub(super) fn secret_problem(parts: &Parts, tls: &Tls, resources: &Resources) -> Option<Problem> {
-    let (what, fix) = match resources.secrets.get(&tls.secret) {
+    let (what, fix) = match resources.tls_secret(&tls.secret) {
         None => (
             format!("there is no Secret {} of type kubernetes.io/tls", tls.secret),
             "create it; the default certificate is served meanwhile",

@@ -30,7 +30,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::{Hsts, Settings};
+pub use settings::{Hsts, Settings, response_header};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
@@ -65,7 +65,11 @@ pub struct Translator {
     /// Filled only if hosts have owners.
     wildcards: Wildcards,
     by_backend: BTreeMap<BackendKey, Few<ObjectName>>,
+    /// By a Secret that a TLS block names.
     by_secret: BTreeMap<ObjectName, Few<ObjectName>>,
+    /// By what an annotation names.
+    by_reference: BTreeMap<ObjectRef, Few<ObjectName>>,
+    references_changed: bool,
     snapshot: Snapshot,
     host_problems: BTreeMap<HostPattern, Vec<Problem>>,
     backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
@@ -94,6 +98,8 @@ impl Translator {
             wildcards: Wildcards::default(),
             by_backend: BTreeMap::new(),
             by_secret: BTreeMap::new(),
+            by_reference: BTreeMap::new(),
+            references_changed: true,
             snapshot: Snapshot::default(),
             host_problems: BTreeMap::new(),
             backend_problems: BTreeMap::new(),
@@ -112,7 +118,8 @@ impl Translator {
         let mut work = Work::default();
         let default_certificate = self.snapshot.default_certificate.clone();
         let unread = !std::mem::replace(&mut self.configured, true);
-        let all = (unread || dirty.settings) && self.configure(resources, &mut work);
+        let dirty_settings = self.flags.config_map.as_ref().is_some_and(|name| dirty.config_maps.contains(name));
+        let all = (unread || dirty_settings) && self.configure(resources, &mut work);
         for name in self.dirty_ingresses(&dirty, all, resources) {
             self.update_ingress(&name, resources, &mut work);
         }
@@ -169,6 +176,16 @@ impl Translator {
         services.filter_map(|service| service.external_name.clone()).collect()
     }
 
+    /// The Secrets and ConfigMaps that annotations of our Ingresses name: what must be watched by name.
+    pub fn references(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.by_reference.keys()
+    }
+
+    /// Whether they may be others than at the last call.
+    pub fn take_references_changed(&mut self) -> bool {
+        std::mem::take(&mut self.references_changed)
+    }
+
     /// The Ingresses that are ours.
     pub fn ingresses(&self) -> impl Iterator<Item = &ObjectName> {
         self.ingresses.keys()
@@ -199,12 +216,21 @@ impl Translator {
         if all || dirty.classes {
             return self.ingresses.keys().chain(resources.ingresses.keys()).cloned().collect();
         }
-        dirty.ingresses.clone()
+        let of_kind = |kind, names: &BTreeSet<ObjectName>| -> Vec<ObjectRef> {
+            if self.by_reference.is_empty() {
+                return Vec::new();
+            }
+            names.iter().map(|name| ObjectRef::new(kind, name)).collect()
+        };
+        let named = [of_kind(Kind::Secret, &dirty.secrets), of_kind(Kind::ConfigMap, &dirty.config_maps)].concat();
+        let readers = named.iter().filter_map(|object| self.by_reference.get(object)).flat_map(Few::iter);
+        dirty.ingresses.iter().chain(readers).cloned().collect()
     }
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
         let ours = |ingress: &&object::Ingress| class::is_ours(ingress, resources, &self.settings);
-        let parts = resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings));
+        let parts =
+            resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings, resources));
         if self.ingresses.get(name) == parts.as_ref() {
             return;
         }
@@ -231,6 +257,14 @@ impl Translator {
         for secret in parts.secrets() {
             enter(&mut self.by_secret, secret, parts.name.clone(), present);
             work.secrets.insert(secret.clone());
+        }
+        for object in &parts.references {
+            let known = self.by_reference.len();
+            enter(&mut self.by_reference, object, parts.name.clone(), present);
+            if self.by_reference.get(object).is_some_and(Few::is_empty) {
+                self.by_reference.remove(object);
+            }
+            self.references_changed |= self.by_reference.len() != known;
         }
         if self.settings.strict_host_ownership {
             self.wildcards.index(parts, present, &mut work.wildcards);
@@ -292,7 +326,7 @@ impl Translator {
         if self.by_secret.get(name).is_some_and(Few::is_empty) {
             self.by_secret.remove(name);
         }
-        let secret = resources.secrets.get(name).filter(|_| self.is_wanted(name));
+        let secret = resources.tls_secret(name).filter(|_| self.is_wanted(name));
         let mut problems = Vec::new();
         if let Some(invalid) = secret.and_then(|secret| secret.invalid.as_ref()) {
             let object = ObjectRef::new(Kind::Secret, name);

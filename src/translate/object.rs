@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::annotations;
 use super::problem::{Kind, ObjectRef};
-use super::secret::{self, InvalidSecret};
-use crate::model::{Certificate, ObjectName, PortRef};
+use super::secret::Content;
+use crate::model::{ObjectName, PortRef};
 
 const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -124,8 +124,8 @@ pub enum Object {
     IngressClass(ObjectName, IngressClass),
     Service(Service),
     EndpointSlice(EndpointSlice),
-    Secret(ObjectName, Result<Certificate, InvalidSecret>),
-    /// The operator's settings.
+    Secret(ObjectName, Content),
+    /// The operator's settings, or what an annotation names.
     ConfigMap(ObjectName, BTreeMap<String, String>),
     /// One of the namespaces whose Ingresses are served, where the operator selects them.
     Namespace(ObjectName),
@@ -283,18 +283,9 @@ impl From<discovery::EndpointSlice> for Object {
 }
 
 impl Object {
-    /// A Secret, if it is of type `kubernetes.io/tls`; no other is looked into. `now` is in seconds since the
-    /// epoch.
-    pub fn from_secret(object: core::Secret, now: i64) -> Option<Self> {
-        if object.type_.as_deref() != Some("kubernetes.io/tls") {
-            return None;
-        }
-        let mut data = object.data.unwrap_or_default();
-        for (key, value) in object.string_data.unwrap_or_default() {
-            data.insert(key, k8s_openapi::ByteString(value.into_bytes()));
-        }
-        let part = |key: &str| data.get(key).map(|value| value.0.as_slice());
-        Some(Self::Secret(name(&object.metadata), secret::read(part("tls.crt"), part("tls.key"), now)))
+    /// `now` is in seconds since the epoch.
+    pub fn from_secret(object: core::Secret, now: i64) -> Self {
+        Self::Secret(name(&object.metadata), Content::new(object, now))
     }
 
     pub fn reference(&self) -> ObjectRef {

@@ -1,20 +1,26 @@
 //! All objects that there are, as translation reads them, and what changed among them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::object::{EndpointSlice, Ingress, IngressClass, Object, Service};
 use super::problem::{Kind, ObjectRef};
-use super::secret::{self, InvalidSecret};
-use crate::model::{Certificate, ObjectName};
+use super::secret::{self, Content, InvalidSecret, SecretData};
+use crate::model::{Authorities, Certificate, ObjectName};
 
-/// A Secret of type `kubernetes.io/tls`, read when it arrives.
+/// A Secret, read when it arrives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Secret {
+    /// It is of type `kubernetes.io/tls`. No other is served to clients.
+    pub tls: bool,
     /// What is served: the certificate, or the last good one if what arrived is broken.
     pub certificate: Option<Arc<Certificate>>,
     pub invalid: Option<InvalidSecret>,
+    /// The CA bundle in `ca.crt`, if there is one. Most have none.
+    pub authorities: Option<Box<Result<Authorities, InvalidSecret>>>,
+    /// All that is in a Secret of another type; `None` if that is too much.
+    pub data: Option<Arc<SecretData>>,
 }
 
 /// What changed since translation last looked.
@@ -22,10 +28,10 @@ pub struct Secret {
 pub struct Dirty {
     /// Which Ingresses are ours may be another question now: a class or a namespace has changed.
     pub(super) classes: bool,
-    pub(super) settings: bool,
     pub(super) ingresses: BTreeSet<ObjectName>,
     pub(super) services: BTreeSet<ObjectName>,
     pub(super) secrets: BTreeSet<ObjectName>,
+    pub(super) config_maps: BTreeSet<ObjectName>,
 }
 
 /// All objects that there are.
@@ -64,8 +70,12 @@ impl Resources {
                 }
             }
             Object::EndpointSlice(slice) => self.apply_slice(slice),
-            Object::Secret(name, read) => self.apply_secret(name, read),
-            Object::ConfigMap(name, data) => self.dirty.settings |= put(&mut self.config_maps, &name, data),
+            Object::Secret(name, content) => self.apply_secret(name, content),
+            Object::ConfigMap(name, data) => {
+                if put(&mut self.config_maps, &name, data) {
+                    self.dirty.config_maps.insert(name);
+                }
+            }
             Object::Namespace(name) => self.dirty.classes |= self.namespaces.insert(name),
         }
     }
@@ -77,11 +87,7 @@ impl Resources {
             Object::IngressClass(name, class) => self.classes.get(name) == Some(class),
             Object::Service(service) => self.services.get(&service.name) == Some(service),
             Object::EndpointSlice(slice) => self.slice(&slice.name) == Some(slice),
-            Object::Secret(name, Ok(read)) => self
-                .secrets
-                .get(name)
-                .is_some_and(|secret| secret.invalid.is_none() && secret.certificate.as_deref() == Some(read)),
-            Object::Secret(_, Err(_)) => false,
+            Object::Secret(name, content) => self.secrets.get(name).is_some_and(|secret| secret.is(content)),
             Object::ConfigMap(name, data) => self.config_maps.get(name) == Some(data),
             Object::Namespace(name) => self.namespaces.contains(name),
         }
@@ -92,9 +98,9 @@ impl Resources {
         slices.iter().find(|slice| slice.name == *name)
     }
 
-    /// Removes the objects of a kind that are not among those `kept`, where `of` says which names are meant.
-    pub fn retain(&mut self, kind: Kind, of: impl Fn(&ObjectName) -> bool, kept: &HashSet<ObjectName>) {
-        let names: Vec<ObjectName> = match kind {
+    /// The names of all objects of a kind.
+    pub fn names(&self, kind: Kind) -> Vec<ObjectName> {
+        match kind {
             Kind::Ingress => self.ingresses.keys().cloned().collect(),
             Kind::IngressClass => self.classes.keys().cloned().collect(),
             Kind::Service => self.services.keys().cloned().collect(),
@@ -102,9 +108,6 @@ impl Resources {
             Kind::Secret => self.secrets.keys().cloned().collect(),
             Kind::ConfigMap => self.config_maps.keys().cloned().collect(),
             Kind::Namespace => self.namespaces.iter().cloned().collect(),
-        };
-        for name in names.into_iter().filter(|name| of(name) && !kept.contains(name)) {
-            self.remove(&ObjectRef { kind, name });
         }
     }
 
@@ -125,7 +128,10 @@ impl Resources {
                 self.dirty.secrets.insert(name.clone());
                 self.secrets.remove(name);
             }
-            Kind::ConfigMap => self.dirty.settings |= self.config_maps.remove(name).is_some(),
+            Kind::ConfigMap => {
+                self.dirty.config_maps.insert(name.clone());
+                self.config_maps.remove(name);
+            }
             Kind::Namespace => self.dirty.classes |= self.namespaces.remove(name),
         }
     }
@@ -157,16 +163,26 @@ impl Resources {
 
     /// The certificate that is served out of a Secret, whoever names it.
     pub fn certificate(&self, secret: &ObjectName) -> Option<Arc<Certificate>> {
-        self.secrets.get(secret)?.certificate.clone()
+        self.tls_secret(secret)?.certificate.clone()
+    }
+
+    /// A Secret of type `kubernetes.io/tls`, which others may not be taken for.
+    pub(super) fn tls_secret(&self, name: &ObjectName) -> Option<&Secret> {
+        self.secrets.get(name).filter(|secret| secret.tls)
+    }
+
+    /// Whether there is a Secret of type `kubernetes.io/tls`.
+    pub fn has_tls_secret(&self, name: &ObjectName) -> bool {
+        self.tls_secret(name).is_some()
     }
 
     /// Has everything looked at again, as a translator that begins now must.
     pub fn mark_all(&mut self) {
         self.dirty.classes = true;
-        self.dirty.settings = true;
         self.dirty.ingresses.extend(self.ingresses.keys().cloned());
         self.dirty.services.extend(self.services.keys().cloned());
         self.dirty.secrets.extend(self.secrets.keys().cloned());
+        self.dirty.config_maps.extend(self.config_maps.keys().cloned());
     }
 
     /// What changed since the last call.
@@ -201,19 +217,35 @@ impl Resources {
     }
 
     /// A broken Secret takes nothing out of service: the certificate that was there stays.
-    fn apply_secret(&mut self, name: ObjectName, read: Result<Certificate, InvalidSecret>) {
-        let before = self.secrets.get(&name).and_then(|secret| secret.certificate.clone());
-        let secret = match read {
-            Ok(certificate) => Secret { certificate: Some(Arc::new(certificate)), invalid: None },
-            Err(mut invalid) => {
+    fn apply_secret(&mut self, name: ObjectName, content: Content) {
+        let Content { tls, pair, authorities, data } = content;
+        let before = self.secrets.get(&name).filter(|secret| secret.tls == tls);
+        let before = before.and_then(|secret| secret.certificate.clone());
+        let (certificate, invalid) = match pair {
+            Some(Ok(certificate)) => (Some(Arc::new(certificate)), None),
+            Some(Err(mut invalid)) => {
                 // An expired certificate is told apart by clients; the self-signed default only confuses them.
                 let expired = invalid.expired.take().map(|certificate| Arc::new(*certificate));
-                Secret { certificate: before.or(expired), invalid: Some(invalid) }
+                (before.or(expired), Some(invalid))
             }
+            None => (None, None),
         };
-        if put(&mut self.secrets, &name, secret) {
+        if put(&mut self.secrets, &name, Secret { tls, certificate, invalid, authorities, data }) {
             self.dirty.secrets.insert(name);
         }
+    }
+}
+
+impl Secret {
+    /// Whether it is what arrives now. One that is broken is looked at again, as it may have been good before.
+    fn is(&self, content: &Content) -> bool {
+        let Content { tls, pair, authorities, data } = content;
+        let same_pair = match pair {
+            Some(Ok(read)) => self.invalid.is_none() && self.certificate.as_deref() == Some(read),
+            Some(Err(_)) => false,
+            None => self.invalid.is_none() && self.certificate.is_none(),
+        };
+        same_pair && self.tls == *tls && self.authorities == *authorities && self.data == *data
     }
 }
 

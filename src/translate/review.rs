@@ -35,7 +35,7 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     let stored = resources.ingresses.get(&ingress.name);
     // What isn't there yet is the youngest; without a time it would be the oldest.
     ingress.created = stored.map_or(Some(i64::MAX), |stored| stored.created);
-    let parts = Parts::new(&ingress, &translator.settings);
+    let parts = Parts::new(&ingress, &translator.settings, resources);
     let before = translator.ingresses.get(&parts.name);
     let mut found = judge(translator, &parts);
     // A new one is older than nobody.

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::object::{EndpointSlice, Ingress, IngressClass, Object, Service};
-use super::resources::Resources;
-use super::secret;
-use crate::model::ObjectName;
+use super::resources::{Resources, Secret};
+use super::secret::{self, Content};
+use crate::model::{Authorities, ObjectName};
 
 /// Changes with every change of the objects' form.
-const MAGIC: &[u8] = b"portunus resources 2\n";
+const MAGIC: &[u8] = b"portunus resources 3\n";
 const SUM_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ struct Saved<'a> {
     classes: NamedRef<'a, &'a IngressClass>,
     services: Vec<&'a Service>,
     slices: Vec<&'a EndpointSlice>,
-    secrets: NamedRef<'a, (&'a [Vec<u8>], &'a [u8])>,
+    secrets: NamedRef<'a, SavedSecret<'a>>,
     config_maps: NamedRef<'a, &'a BTreeMap<String, String>>,
     namespaces: Vec<&'a ObjectName>,
 }
@@ -48,9 +48,53 @@ struct Loaded {
     classes: Named<IngressClass>,
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
-    secrets: Named<Pair>,
+    secrets: Named<LoadedSecret>,
     config_maps: Named<BTreeMap<String, String>>,
     namespaces: Vec<ObjectName>,
+}
+
+/// What is in service of a Secret.
+#[derive(Serialize)]
+struct SavedSecret<'a> {
+    pair: Option<(&'a [Vec<u8>], &'a [u8])>,
+    authorities: Option<&'a [Vec<u8>]>,
+    data: Option<&'a BTreeMap<String, Vec<u8>>>,
+}
+
+#[derive(Deserialize)]
+struct LoadedSecret {
+    pair: Option<Pair>,
+    authorities: Option<Vec<Vec<u8>>>,
+    data: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+impl LoadedSecret {
+    fn content(self, now: i64) -> Content {
+        let pair = self.pair.map(|(chain, key)| secret::read_der(chain, key, now));
+        match self.data {
+            // What else there is of it was read from its data, but for a certificate from before.
+            Some(data) => {
+                let content = Content::of(false, data, now);
+                Content { pair: pair.or(content.pair), ..content }
+            }
+            None => {
+                let authorities = self.authorities.map(|all| Box::new(Ok(Authorities(all.into()))));
+                Content { tls: true, pair, authorities, data: None }
+            }
+        }
+    }
+}
+
+impl<'a> SavedSecret<'a> {
+    /// `None` if nothing of it is of use.
+    fn new(secret: &'a Secret) -> Option<Self> {
+        let pair = secret.certificate.as_ref().map(|certificate| (&*certificate.chain, &*certificate.key.0));
+        let good = secret.authorities.as_deref().filter(|_| secret.tls).and_then(|read| read.as_ref().ok());
+        let authorities = good.map(|authorities| &*authorities.0);
+        let data = secret.data.as_deref().map(|data| &data.0);
+        let in_use = if secret.tls { pair.is_some() || authorities.is_some() } else { data.is_some() };
+        in_use.then_some(Self { pair, authorities, data })
+    }
 }
 
 impl Resources {
@@ -61,14 +105,7 @@ impl Resources {
             classes: self.classes.iter().collect(),
             services: self.services.values().collect(),
             slices: self.slices.values().flatten().collect(),
-            secrets: self
-                .secrets
-                .iter()
-                .filter_map(|(name, secret)| {
-                    let certificate = secret.certificate.as_ref()?;
-                    Some((name, (&*certificate.chain, &*certificate.key.0)))
-                })
-                .collect(),
+            secrets: self.secrets.iter().filter_map(|(name, secret)| Some((name, SavedSecret::new(secret)?))).collect(),
             config_maps: self.config_maps.iter().collect(),
             namespaces: self.namespaces.iter().collect(),
         };
@@ -93,7 +130,7 @@ impl Resources {
             .chain(loaded.classes.into_iter().map(|(name, class)| Object::IngressClass(name, class)))
             .chain(loaded.services.into_iter().map(Object::Service))
             .chain(loaded.slices.into_iter().map(Object::EndpointSlice))
-            .chain(secrets.map(|(name, (chain, key))| Object::Secret(name, secret::read_der(chain, key, now))))
+            .chain(secrets.map(|(name, secret)| Object::Secret(name, secret.content(now))))
             .chain(loaded.config_maps.into_iter().map(|(name, data)| Object::ConfigMap(name, data)))
             .chain(loaded.namespaces.into_iter().map(Object::Namespace));
         objects.for_each(|object| resources.apply(object));
@@ -143,8 +180,18 @@ mod tests {
         }));
         let made = rcgen::generate_simple_self_signed(["verona.example".to_owned()]).unwrap();
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let read = secret::read(Some(certificate.as_bytes()), Some(key.as_bytes()), 1_800_000_000);
-        resources.apply(Object::Secret(ObjectName::new("verona", "cert"), read));
+        let (certificate, key) = (certificate.into_bytes(), key.into_bytes());
+        let data = |parts: &[(&str, &[u8])]| -> BTreeMap<String, Vec<u8>> {
+            parts.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect()
+        };
+        let tls = data(&[("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &certificate)]);
+        let users = data(&[("auth", b"romeo:$apr1$"), ("tls.crt", &certificate), ("tls.key", &key)]);
+        for (name, is_tls, data) in [("cert", true, tls), ("users", false, users)] {
+            let content = Content::of(is_tls, data, 1_800_000_000);
+            resources.apply(Object::Secret(ObjectName::new("verona", name), content));
+        }
+        let fields = BTreeMap::from([("x-frame-options".to_owned(), "DENY".to_owned())]);
+        resources.apply(Object::ConfigMap(ObjectName::new("verona", "fields"), fields));
         resources
     }
 
@@ -155,6 +202,7 @@ mod tests {
         let mut after = Resources::load(&bytes, 1_800_000_000).unwrap();
         let settings = Settings::default();
         assert_eq!(translate(&mut after, &settings), translate(&mut before, &settings));
+        assert_eq!((&after.secrets, &after.config_maps), (&before.secrets, &before.config_maps));
         assert_eq!(after.save(), bytes);
     }
 
@@ -162,7 +210,7 @@ mod tests {
     fn what_is_damaged_or_foreign_is_refused() {
         let bytes = resources().save();
         assert_eq!(Resources::load(b"", 0).unwrap_err(), LoadError::Foreign);
-        assert_eq!(Resources::load(b"portunus resources 1\n", 0).unwrap_err(), LoadError::Foreign);
+        assert_eq!(Resources::load(b"portunus resources 2\n", 0).unwrap_err(), LoadError::Foreign);
         for length in MAGIC.len()..bytes.len() {
             assert_eq!(Resources::load(&bytes[..length], 0).unwrap_err(), LoadError::Damaged, "{length}");
         }

@@ -1,7 +1,13 @@
-//! A certificate chain and its key out of a `kubernetes.io/tls` Secret: PEM, a key that belongs to the leaf,
-//! and a leaf that is valid now. What fails here never reaches a handshake.
+//! What is in a Secret: a certificate chain and its key (PEM, a key that belongs to the leaf, and a leaf that is
+//! valid now), the certificates of a CA bundle, and the rest as it is, for those whose type doesn't say what they
+//! hold. What fails here never reaches a handshake.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1 as core;
 
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -9,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::model::{Certificate, PrivateKey};
+use crate::model::{Authorities, Certificate, PrivateKey};
 
 /// Why a Secret can't be served. Says nothing about the key beyond its shape.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +27,70 @@ pub struct InvalidSecret {
     pub expired: Option<Box<Certificate>>,
 }
 
+const TLS_TYPE: &str = "kubernetes.io/tls";
 const CERTIFICATE: &str = "data[tls.crt]";
 const KEY: &str = "data[tls.key]";
+const AUTHORITIES: &str = "data[ca.crt]";
+/// Most certificates of a CA bundle: a public one, of all that browsers believe, has 150.
+const AUTHORITIES_MAX: usize = 256;
+/// Most data of a Secret that is kept as it is, in bytes: as much as an API server stores.
+const DATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// A Secret as it arrives, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// It is of type `kubernetes.io/tls`.
+    pub tls: bool,
+    /// `None` if it is of another type and has neither half.
+    pub pair: Option<Result<Certificate, InvalidSecret>>,
+    /// `None` without `ca.crt`.
+    pub authorities: Option<Box<Result<Authorities, InvalidSecret>>>,
+    /// What a Secret of another type has, unless it is more than [`DATA_BYTES_MAX`].
+    pub data: Option<Arc<SecretData>>,
+}
+
+/// The keys of a Secret and their bytes. `Debug` shows the keys' names.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretData(pub(super) BTreeMap<String, Vec<u8>>);
+
+impl SecretData {
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_slice()))
+    }
+}
+
+impl fmt::Debug for SecretData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Content {
+    /// `now` is in seconds since the epoch.
+    pub fn new(secret: core::Secret, now: i64) -> Self {
+        let tls = secret.type_.as_deref() == Some(TLS_TYPE);
+        let own = secret.string_data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+        let coded = secret.data.unwrap_or_default().into_iter().map(|(key, ByteString(bytes))| (key, bytes));
+        // `stringData` is written over `data` (Secret v1).
+        Self::of(tls, coded.chain(own).collect(), now)
+    }
+
+    pub(super) fn of(tls: bool, data: BTreeMap<String, Vec<u8>>, now: i64) -> Self {
+        let part = |key: &str| data.get(key).map(Vec::as_slice);
+        let (certificate, key) = (part("tls.crt"), part("tls.key"));
+        let has_pair = tls || certificate.is_some() || key.is_some();
+        let pair = has_pair.then(|| read(certificate, key, now));
+        // Who issues without a CA of his own may leave the key there and empty.
+        let bundle = part("ca.crt").filter(|pem| !pem.is_empty());
+        let authorities = bundle.map(|pem| Box::new(read_authorities(pem)));
+        let kept = !tls && data.values().map(Vec::len).sum::<usize>() <= DATA_BYTES_MAX;
+        Self { tls, pair, authorities, data: kept.then(|| Arc::new(SecretData(data))) }
+    }
+}
 
 /// Reads and checks both halves. `now` is in seconds since the epoch.
 pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<Certificate, InvalidSecret> {
@@ -93,6 +161,29 @@ pub fn expired(certificate: &Certificate, now: i64) -> InvalidSecret {
     InvalidSecret { field: CERTIFICATE, what, fix: "renew the certificate", expired: None }
 }
 
+/// Every certificate of a bundle. One that is none takes the others with it: nobody knows whom it stood for.
+fn read_authorities(pem: &[u8]) -> Result<Authorities, InvalidSecret> {
+    let invalid = |what: String, fix| InvalidSecret { field: AUTHORITIES, what, fix, expired: None };
+    let none = || invalid("has no PEM certificate".to_owned(), "put the CA's certificates there, each as PEM");
+    let all = CertificateDer::pem_slice_iter(pem).take(AUTHORITIES_MAX + 1);
+    let all: Vec<Vec<u8>> = all.map(|der| der.map(|der| der.to_vec())).collect::<Result<_, _>>().map_err(|_| none())?;
+    if all.is_empty() {
+        return Err(none());
+    }
+    if all.len() > AUTHORITIES_MAX {
+        return Err(invalid(
+            format!("has more than {AUTHORITIES_MAX} certificates"),
+            "leave out those that nobody needs",
+        ));
+    }
+    let is_one = |der: &Vec<u8>| X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty());
+    if let Some(at) = all.iter().position(|der| !is_one(der)) {
+        let what = format!("certificate {} is no X.509 certificate", at + 1);
+        return Err(invalid(what, "store valid X.509 certificates"));
+    }
+    Ok(Authorities(all.into()))
+}
+
 /// Names and dates of a leaf; its chain and key are still to be filled in.
 fn leaf(der: &CertificateDer<'_>) -> Option<Certificate> {
     let (_, leaf) = X509Certificate::from_der(der).ok()?;
@@ -159,5 +250,53 @@ mod tests {
             assert_eq!(invalid.field, field, "{what}");
             assert!(invalid.what.starts_with(what), "{}", invalid.what);
         }
+    }
+
+    fn content(tls: bool, parts: &[(&str, &[u8])]) -> Content {
+        Content::of(tls, parts.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect(), NOW)
+    }
+
+    #[test]
+    fn a_bundle_is_read_whole_or_not_at_all() {
+        let (one, key) = pair("a.example");
+        let (other, _) = pair("b.example");
+        let read = |pem: &str| content(false, &[("ca.crt", pem.as_bytes())]).authorities.map(|read| *read);
+        let count = |pem: &str| read(pem).unwrap().map(|authorities| authorities.0.len()).unwrap();
+        assert_eq!(
+            (count(&one), count(&format!("# Verona's\n{one}{other}")), count(&format!("{one}{key}"))),
+            (1, 2, 1)
+        );
+        assert_eq!(count(&one.repeat(AUTHORITIES_MAX)), AUTHORITIES_MAX);
+        assert_eq!((read(""), content(true, &[]).authorities), (None, None));
+        let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (pem, what) in [
+            ("hello", "has no PEM certificate"),
+            (&key, "has no PEM certificate"),
+            (&one[..100], "has no PEM certificate"),
+            (&format!("{one}{no_der}"), "certificate 2 is no X.509 certificate"),
+            (&one.repeat(AUTHORITIES_MAX + 1), "has more than 256 certificates"),
+        ] {
+            let invalid = read(pem).unwrap().unwrap_err();
+            assert_eq!((invalid.field, invalid.what.as_str()), (AUTHORITIES, what));
+        }
+    }
+
+    #[test]
+    fn what_a_secret_has_depends_on_its_type() {
+        let (certificate, key) = pair("a.example");
+        let (certificate, key) = (certificate.as_bytes(), key.as_bytes());
+        let both = [("tls.crt", certificate), ("tls.key", key)];
+        let opaque = content(false, &both);
+        assert!(opaque.pair.is_some_and(|pair| pair.is_ok()) && opaque.data.is_some_and(|data| data.0.len() == 2));
+        let tls = content(true, &both);
+        assert!(tls.pair.is_some_and(|pair| pair.is_ok()) && tls.data.is_none() && tls.authorities.is_none());
+        assert!(content(true, &[]).pair.is_some_and(|pair| pair.is_err()));
+        assert!(content(false, &both[..1]).pair.is_some_and(|pair| pair.is_err()));
+        let users = content(false, &[("auth", b"romeo:secret")]);
+        assert!(users.pair.is_none());
+        assert_eq!(users.data.as_ref().unwrap().get("auth"), Some(&b"romeo:secret"[..]));
+        let shown = format!("{users:?}");
+        assert!(shown.contains("auth") && !shown.contains("romeo"), "{shown}");
+        assert_eq!(content(false, &[("auth", &vec![b'a'; DATA_BYTES_MAX + 1])]).data, None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
@@ -38,6 +38,8 @@ pub struct Settings {
     pub strict_host_ownership: bool,
     /// Take Ingresses of the known namespaces only.
     pub select_namespaces: bool,
+    /// Fields that Ingresses may set in answers.
+    pub allowed_response_headers: Vec<HeaderName>,
     /// The ConfigMap that has some of these settings.
     pub config_map: Option<ObjectName>,
 }
@@ -59,6 +61,7 @@ impl Default for Settings {
             hsts: Hsts::default(),
             strict_host_ownership: false,
             select_namespaces: false,
+            allowed_response_headers: Vec::new(),
             config_map: None,
         }
     }
@@ -131,6 +134,12 @@ impl Settings {
                 self.default_certificate = Some(name);
             }
             "allow-external-names" => self.allow_external_names = switch(text)?,
+            "global-allowed-response-headers" => {
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                let names: Result<_, String> = names.map(response_header).collect();
+                let fix = "write names of header fields with commas between, none that frame an answer";
+                self.allowed_response_headers = names.map_err(|_| Wrong::Value(fix))?;
+            }
             "watch-ingress-without-class" => self.without_class = switch(text)?,
             "ssl-redirect" => self.ssl_redirect = switch(text)?,
             "force-ssl-redirect" => self.force_ssl_redirect = switch(text)?,
@@ -160,6 +169,16 @@ enum Wrong {
     Key,
     /// And what to write.
     Value(&'static str),
+}
+
+/// The name of a field that Ingresses may set in answers: none of those that say where an answer ends.
+pub fn response_header(text: &str) -> Result<HeaderName, String> {
+    let name: HeaderName = text.parse().map_err(|_| format!("`{text}` is no name of a header field"))?;
+    let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TE, header::TRAILER, header::TRANSFER_ENCODING];
+    if framing.contains(&name) || name == header::UPGRADE || name == "keep-alive" || name == "proxy-connection" {
+        return Err(format!("`{text}` is a connection's affair, and no Ingress's"));
+    }
+    Ok(name)
 }
 
 fn switch(text: &str) -> Result<bool, Wrong> {
@@ -213,5 +232,18 @@ mod tests {
         );
         let (settings, problems) = flags.with_config_map(&Resources::default());
         assert!(settings == flags && problems.len() == 1);
+    }
+
+    #[test]
+    fn fields_that_answers_may_get_are_a_list_of_names() {
+        let flags = Settings { config_map: Some(ObjectName::new("edge", "settings")), ..Settings::default() };
+        let read = |text| flags.with_config_map(&resources(&[("global-allowed-response-headers", text)]));
+        let (settings, problems) = read(" X-Frame-Options,content-security-policy ,,");
+        assert_eq!(settings.allowed_response_headers, ["x-frame-options", "content-security-policy"]);
+        assert_eq!((problems, read("").1), (vec![], vec![]));
+        for bad in ["a b", "x-a;x-b", "x-a, Content-Length", "Connection", "ü"] {
+            let (settings, problems) = read(bad);
+            assert_eq!((settings, problems.len()), (flags.clone(), 1), "{bad}");
+        }
     }
 }

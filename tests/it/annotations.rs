@@ -2,10 +2,12 @@
 //! annotations::` writes it again. What is said to be supported is: its example is no Problem, and a golden pair in
 //! tests/translate has it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use portunus::model::ObjectName;
 use portunus::translate::{
     ANNOTATION_PREFIX, ANNOTATIONS, Annotation, AnnotationStatus, Object, Resources, Settings, translate,
 };
@@ -94,7 +96,8 @@ fn every_example_is_taken_without_a_problem() {
         let backend = json!({ "service": { "name": "app", "port": { "number": 80 } } });
         let ingress =
             json!({ "metadata": { "name": "app", "annotations": annotations }, "spec": { "defaultBackend": backend } });
-        let service = json!({ "metadata": { "name": "app" }, "spec": { "ports": [{ "port": 80 }] } });
+        let service =
+            json!({ "metadata": { "name": "app" }, "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
         let mut resources = Resources::default();
         resources.apply(Object::from(
             serde_json::from_value::<k8s_openapi::api::networking::v1::Ingress>(ingress).expect("an Ingress"),
@@ -102,7 +105,12 @@ fn every_example_is_taken_without_a_problem() {
         resources.apply(Object::from(
             serde_json::from_value::<k8s_openapi::api::core::v1::Service>(service).expect("a Service"),
         ));
-        assert_eq!(translate(&mut resources, &Settings::default()).problems, [], "{topic}");
+        // What the examples name, and what the operator has to allow.
+        let fields = BTreeMap::from([("x-frame-options".to_owned(), "DENY".to_owned())]);
+        resources.apply(Object::ConfigMap(ObjectName::new("default", "shop-headers"), fields));
+        let allowed_response_headers = vec!["x-frame-options".parse().expect("a name")];
+        let settings = Settings { allowed_response_headers, ..Settings::default() };
+        assert_eq!(translate(&mut resources, &settings).problems, [], "{topic}");
     }
 }
 

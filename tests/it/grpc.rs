@@ -65,6 +65,7 @@ fn folder(server: &Server, protocol: &str) -> Folder {
     let folder = Folder::new();
     folder.write("app.yaml", app_with("default", "app", &[server.address], protocol));
     let ingress = Ingress::new("default", "grpc").host("grpc.test").prefix("/", "app", 80);
+    let ingress = ingress.annotation("nginx.ingress.kubernetes.io/ssl-redirect", "false");
     folder.write("ingress.yaml", ingress.tls(&["grpc.test"], "grpc"));
     folder
 }

@@ -25,7 +25,7 @@ const MODULES: [(&str, &[&str]); 23] = [
     ("kubernetes", &["translate", "tls", "model", "clock"]),
     ("file", &["translate", "model", "clock"]),
     ("resolve", &["translate", "model"]),
-    ("config", &["balance", "model", "telemetry"]),
+    ("config", &["balance", "model", "telemetry", "translate"]),
     ("control", TOP),
     ("sockets", TOP),
     ("admin", TOP),

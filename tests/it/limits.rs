@@ -232,18 +232,18 @@ fn an_annotation_that_restricts_access_closes_its_routes_unless_told_otherwise()
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", &[backend.address()]));
     let key = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
-    let closed = ingress("closed").annotation(&key("whitelist-source-range"), "10.0.0.0/8");
+    let closed = ingress("closed").annotation(&key("auth-url"), "https://a.test/");
     folder.write("closed.yaml", closed.host("closed.test").prefix("/", "app", 80));
-    let open = ingress("open").annotation(&key("proxy-body-size"), "8m");
+    let open = ingress("open").annotation(&key("mirror-target"), "https://a.test/");
     folder.write("open.yaml", open.host("open.test").prefix("/", "app", 80));
     let portunus = Portunus::serve(&folder);
     assert_status(&portunus, "closed.test", "/", 503);
     assert_status(&portunus, "open.test", "/", 200);
-    portunus.wait_problem(&["whitelist-source-range", "--unsupported-annotations"]);
-    portunus.wait_problem(&["proxy-body-size", "not supported"]);
+    portunus.wait_problem(&["auth-url", "--unsupported-annotations"]);
+    portunus.wait_problem(&["mirror-target", "not supported"]);
     let ignoring = Portunus::serve_with(&folder, &["--unsupported-annotations", "ignore"]);
     assert_status(&ignoring, "closed.test", "/", 200);
-    ignoring.wait_problem(&["whitelist-source-range", "open"]);
+    ignoring.wait_problem(&["auth-url", "open"]);
 }
 
 #[test]

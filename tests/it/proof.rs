@@ -81,6 +81,7 @@ fn websockets_and_streams_survive_changes_of_the_table() {
     folder.write("http2.yaml", app_with("default", "http2", &[http2.address()], "kubernetes.io/h2c"));
     folder.write("secret.yaml", tls_secret("default", "a", &certificates[0].chain_pem, &certificates[0].key_pem));
     let ingress = Ingress::new("default", "a").host("a.test").prefix("/", "app", 80);
+    let ingress = ingress.annotation("nginx.ingress.kubernetes.io/ssl-redirect", "false");
     folder.write("ingress.yaml", ingress.prefix("/stream", "http2", 80).tls(&["a.test"], "a"));
     let portunus = Portunus::serve(&folder);
     let before = portunus.memory("VmRSS:");

@@ -155,7 +155,7 @@ proptest! {
     fn the_order_of_objects_does_not_matter(objects in vec(object(), 1..20), seed in any::<u64>()) {
         let named: BTreeMap<ObjectRef, Object> = objects
             .iter()
-            .filter_map(|(kind, value)| parse(*kind, value))
+            .map(|(kind, value)| parse(*kind, value))
             .map(|object| (object.reference(), object))
             .collect();
         let mut shuffled: Vec<&Object> = named.values().collect();
@@ -196,10 +196,7 @@ fn the_last_good_certificate_stays_until_a_better_one_comes() {
 
 fn happen(event: &Event, resources: &mut Resources) {
     match event {
-        Event::Apply(kind, value) => match parse(*kind, value) {
-            Some(object) => resources.apply(object),
-            None => resources.remove(&reference(*kind, value)),
-        },
+        Event::Apply(kind, value) => resources.apply(parse(*kind, value)),
         Event::Remove(kind, namespace, name) => {
             resources.remove(&ObjectRef::new(*kind, &ObjectName::new(namespace, name)));
         }
@@ -222,7 +219,7 @@ impl History {
         match event {
             Event::Apply(kind, value) => {
                 let versions = self.objects.entry(reference(*kind, value)).or_default();
-                if *kind != Kind::Secret || parse(*kind, value).is_none() {
+                if *kind != Kind::Secret {
                     versions.clear();
                 }
                 versions.push(event.clone());
@@ -242,23 +239,23 @@ impl History {
     }
 }
 
-/// An object as a provider reads it; a Secret that has become another type is gone.
-fn parse(kind: Kind, value: &Value) -> Option<Object> {
+/// An object as a provider reads it.
+fn parse(kind: Kind, value: &Value) -> Object {
     fn typed<T: DeserializeOwned>(value: &Value) -> T {
         serde_json::from_value(value.clone()).expect("an object of its kind")
     }
     match kind {
-        Kind::Ingress => Some(typed::<Ingress>(value).into()),
-        Kind::IngressClass => Some(typed::<k8s_openapi::api::networking::v1::IngressClass>(value).into()),
-        Kind::Service => Some(typed::<k8s_openapi::api::core::v1::Service>(value).into()),
-        Kind::EndpointSlice => Some(typed::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).into()),
+        Kind::Ingress => typed::<Ingress>(value).into(),
+        Kind::IngressClass => typed::<k8s_openapi::api::networking::v1::IngressClass>(value).into(),
+        Kind::Service => typed::<k8s_openapi::api::core::v1::Service>(value).into(),
+        Kind::EndpointSlice => typed::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).into(),
         Kind::Secret => {
             let mut value = value.clone();
             value["stringData"] = pair(value["pair"].as_str().unwrap_or_default());
             Object::from_secret(typed::<Secret>(&value), NOW)
         }
-        Kind::ConfigMap => Some(typed::<k8s_openapi::api::core::v1::ConfigMap>(value).into()),
-        Kind::Namespace => Some(typed::<k8s_openapi::api::core::v1::Namespace>(value).into()),
+        Kind::ConfigMap => typed::<k8s_openapi::api::core::v1::ConfigMap>(value).into(),
+        Kind::Namespace => typed::<k8s_openapi::api::core::v1::Namespace>(value).into(),
     }
 }
 
@@ -307,6 +304,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             select_namespaces: select,
             strict_host_ownership: strict,
             ignore_unsupported_annotations: ignore,
+            allowed_response_headers: vec!["x-b".parse().expect("a name")],
             ..Settings::default()
         },
     )
@@ -337,7 +335,7 @@ fn named() -> impl Strategy<Value = (Kind, Name)> {
         (Just(Kind::Service), name(&["s1", "s2"]).boxed()),
         (Just(Kind::EndpointSlice), name(&["e1", "e2", "e3"]).boxed()),
         (Just(Kind::Secret), secret_name().boxed()),
-        (Just(Kind::ConfigMap), Just(("x", "settings")).boxed()),
+        (Just(Kind::ConfigMap), name(&["settings", "fields"]).boxed()),
         (Just(Kind::Namespace), select(&["x", "y"][..]).prop_map(|name| ("", name)).boxed()),
     ])
 }
@@ -361,8 +359,14 @@ fn object() -> impl Strategy<Value = (Kind, Value)> {
 fn config_map(metadata: Value) -> impl Strategy<Value = Value> {
     let load_balance = option::of(select(&["ewma", "round_robin", "fastest"][..]));
     let default = option::of(select(&["x/t1", "y/t2", "t3"][..]));
-    (load_balance, option::of(any::<bool>()), default).prop_map(move |(load_balance, external, default)| {
+    let allowed = option::of(select(&["x-a", "x-a, x-b", "a b"][..]));
+    let field = || option::of(select(&["1", "2", "$bad"][..]));
+    let all = (load_balance, option::of(any::<bool>()), default, allowed, field(), field());
+    all.prop_map(move |(load_balance, external, default, allowed, a, b)| {
         let all = [
+            ("global-allowed-response-headers", allowed.map(str::to_owned)),
+            ("x-a", a.map(str::to_owned)),
+            ("x-b", b.map(str::to_owned)),
             ("load-balance", load_balance.map(str::to_owned)),
             ("allow-external-names", external.map(|external| external.to_string())),
             ("default-ssl-certificate", default.map(str::to_owned)),
@@ -390,9 +394,13 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let annotation =
         option::weighted(0.2, select(&["auth-url", "rewrite-target", "session-cookie-max-age", "other"][..]));
     let affinity = option::weighted(0.3, select(&["cookie", "no cookie"][..]));
-    let annotation = (annotation, affinity);
+    // What annotations name: in the Ingress's namespace or another's, there or not.
+    let fields = option::weighted(0.3, select(&["fields", "x/fields", "y/fields", "settings", "gone"][..]));
+    let key = select(&["auth-secret", "auth-tls-secret", "proxy-ssl-secret"][..]);
+    let secret = (key, select(&["t1", "x/t2", "y/t1", "gone"][..]));
+    let annotation = (annotation, affinity, fields, option::weighted(0.2, secret));
     (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), annotation, created).prop_map(
-        move |(rules, tls, default, class, legacy, (annotation, affinity), created)| {
+        move |(rules, tls, default, class, legacy, (annotation, affinity, fields, secret), created)| {
             let mut metadata = metadata.clone();
             metadata["creationTimestamp"] = json!(created);
             metadata["annotations"] = json!({});
@@ -401,6 +409,12 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
             }
             if let Some(affinity) = affinity {
                 metadata["annotations"]["nginx.ingress.kubernetes.io/affinity"] = json!(affinity);
+            }
+            if let Some(fields) = fields {
+                metadata["annotations"]["nginx.ingress.kubernetes.io/custom-headers"] = json!(fields);
+            }
+            if let Some((name, secret)) = secret {
+                metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!(secret);
             }
             if let Some(name) = annotation {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!("any");

@@ -121,7 +121,7 @@ fn certificate(identity: &Identity) -> Arc<Certificate> {
     });
     let mut resources = Resources::default();
     let secret = serde_json::from_value(secret).expect("a Secret");
-    resources.apply(Object::from_secret(secret, 1_577_836_800).expect("a Secret for TLS"));
+    resources.apply(Object::from_secret(secret, 1_577_836_800));
     resources.certificate(&ObjectName::new("portunus", "webhook")).expect("a good certificate")
 }
 

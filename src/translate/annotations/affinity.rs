@@ -113,12 +113,14 @@ fn cookie_path(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::annotated;
     use super::*;
     use crate::model::PathKind;
+    use crate::translate::Resources;
 
     fn read_all(all: &[(&str, &str)]) -> (Option<Affinity>, Vec<String>) {
-        let all: Vec<_> = all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut values = Values::new(&all);
+        let (ingress, resources) = (annotated(all), Resources::default());
+        let mut values = Values::new(&ingress, &resources);
         let sessions = read(&mut values);
         let affinity = sessions.map(|sessions| sessions.of(Some(&PathMatch::new(PathKind::Prefix, "/shop/"))));
         (affinity, values.faults.into_iter().map(|fault| fault.name.to_owned()).collect())

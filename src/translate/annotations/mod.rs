@@ -7,10 +7,11 @@ mod access;
 mod affinity;
 mod backends;
 mod cors;
+mod headers;
 mod redirects;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
@@ -20,11 +21,14 @@ pub use table::ANNOTATIONS;
 use super::Settings;
 use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
+use super::resources::{Resources, Secret};
 use crate::filter::Filter;
-use crate::model::BackendOptions;
+use crate::model::{BackendOptions, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
+/// Longest name of an object, in bytes (Kubernetes documentation, "Object Names and IDs").
+const NAME_BYTES_MAX: usize = 253;
 
 /// Whose annotations these are.
 pub const PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -95,6 +99,8 @@ pub(super) struct Behaviour {
 /// All that annotations come to.
 pub(super) struct Read {
     pub(super) behaviour: Behaviour,
+    /// What they name, be it there or not.
+    pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
     /// Problems that take nothing out of service.
     pub(super) warnings: Vec<Problem>,
@@ -102,8 +108,8 @@ pub(super) struct Read {
 
 /// Reads the annotations of an Ingress. What is honoured is in the behaviour; what is not is said, and closes the
 /// Ingress's rules if they would be open without it.
-pub(super) fn read(ingress: &Ingress, settings: &Settings) -> Read {
-    let mut values = Values::new(&ingress.annotations);
+pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
+    let mut values = Values::new(ingress, resources);
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
@@ -116,25 +122,32 @@ pub(super) fn read(ingress: &Ingress, settings: &Settings) -> Read {
     filters.extend(cors::read(&mut values));
     filters.extend(access::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
+    filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
-    for Fault { name, what, fix, kind } in values.faults.into_iter().chain(unread(ingress)) {
-        let closes = kind != FaultKind::NoEffect && restricts(name);
+    for fault in values.faults.into_iter().chain(unread(ingress)) {
+        let closes = fault.closes();
+        let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
             (true, false) => format!(
                 "{fix}; it restricts access, so requests get 503; --unsupported-annotations ignore would let them pass"
             ),
-            (false, _) if kind == FaultKind::Invalid => format!("{fix}; the default counts"),
+            (false, _) if nature == Nature::Invalid => format!("{fix}; the default counts"),
             (false, _) => fix,
         };
         behaviour.closed |= closes && !ignored;
-        let blocks = kind == FaultKind::Invalid || (closes && !ignored);
+        // What others can mend is no reason to refuse this object.
+        let blocks = match nature {
+            Nature::Invalid => true,
+            Nature::Unsupported => closes && !ignored,
+            Nature::Missing | Nature::Idle => false,
+        };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
         let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
-    Read { behaviour, problems, warnings }
+    Read { behaviour, references: values.references, problems, warnings }
 }
 
 /// Faults of what nobody reads.
@@ -148,7 +161,7 @@ fn unread(ingress: &Ingress) -> impl Iterator<Item = Fault<'_>> {
         };
         let fix = if restricts(name) { "remove it" } else { "remove it, or do without; the rest of the Ingress works" };
         let what = format!("`{PREFIX}{name}` {what}");
-        Some(Fault { name, what, fix: fix.to_owned(), kind: FaultKind::Unsupported })
+        Some(Fault { name, what, fix: fix.to_owned(), nature: Nature::Unsupported })
     })
 }
 
@@ -192,34 +205,55 @@ struct Fault<'a> {
     name: &'a str,
     what: String,
     fix: String,
-    kind: FaultKind,
+    nature: Nature,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FaultKind {
-    /// The value is none.
+enum Nature {
+    /// The value is none, and only the Ingress can mend it.
     Invalid,
-    /// There is nothing that it could have an effect on.
-    NoEffect,
+    /// What it names isn't there or is of no use, and others can mend it.
+    Missing,
+    /// It could be read, and has no effect.
+    Idle,
     /// The key is not honoured.
     Unsupported,
 }
 
-/// The annotations of one Ingress, as topics read them.
+impl Fault<'_> {
+    /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
+    fn closes(&self) -> bool {
+        match self.nature {
+            Nature::Invalid | Nature::Missing | Nature::Unsupported => restricts(self.name),
+            Nature::Idle => false,
+        }
+    }
+}
+
+/// An object that an annotation names.
+struct Named<'a, T> {
+    name: ObjectName,
+    object: &'a T,
+}
+
+/// The annotations of one Ingress, as topics read them, and the objects that they name.
 struct Values<'a> {
-    all: &'a [(Box<str>, Box<str>)],
+    ingress: &'a Ingress,
+    resources: &'a Resources,
     faults: Vec<Fault<'a>>,
+    /// What was looked for, whether or not it is there: when it comes, changes or goes, the Ingress is read again.
+    references: BTreeSet<ObjectRef>,
 }
 
 impl<'a> Values<'a> {
-    fn new(all: &'a [(Box<str>, Box<str>)]) -> Self {
-        Self { all, faults: Vec::new() }
+    fn new(ingress: &'a Ingress, resources: &'a Resources) -> Self {
+        Self { ingress, resources, faults: Vec::new(), references: BTreeSet::new() }
     }
 
     /// A key as it is written, and its text, if it is there.
     fn text(&self, row: &Annotation) -> Option<(&'a str, &'a str)> {
         let named = |name: &str| name == row.name || row.aliases.contains(&name);
-        self.all.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
+        self.ingress.annotations.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
     }
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.
@@ -237,7 +271,69 @@ impl<'a> Values<'a> {
     ) -> Option<T> {
         let (name, text) = self.text(find(name)?)?;
         let read = parse(text);
-        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, kind: FaultKind::Invalid })).ok()
+        read.map_err(|(what, fix)| self.faults.push(Fault { name, what, fix, nature: Nature::Invalid })).ok()
+    }
+
+    /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
+    #[allow(dead_code, reason = "for the first key that is honoured and names a Secret")]
+    fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
+        let named = self.reference(name, Kind::Secret)?;
+        let object = self.resources.secrets.get(&named);
+        if object.is_some_and(|secret| !secret.tls && secret.data.is_none()) {
+            self.broken(name, format!("Secret {named} has more than a megabyte of data"), "take something out of it");
+            return None;
+        }
+        self.found(name, Kind::Secret, named, object)
+    }
+
+    /// The ConfigMap that a key names; likewise.
+    fn config_map(&mut self, name: &'static str) -> Option<Named<'a, BTreeMap<String, String>>> {
+        let named = self.reference(name, Kind::ConfigMap)?;
+        let object = self.resources.config_maps.get(&named);
+        self.found(name, Kind::ConfigMap, named, object)
+    }
+
+    /// Says that what a key names is there, but can't be used.
+    fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects
+    /// used, and nobody else's.
+    fn reference(&mut self, name: &'static str, kind: Kind) -> Option<ObjectName> {
+        let (written, text) = self.text(find(name)?)?;
+        let own = &self.ingress.name.namespace;
+        let (namespace, object) = text.split_once('/').unwrap_or((own, text));
+        let mut invalid = |what, fix| {
+            self.faults.push(Fault { name: written, what, fix, nature: Nature::Invalid });
+            None
+        };
+        if !is_object_name(object) || !is_object_name(namespace) {
+            let what = format!("`{}` is no value for it", shown(text));
+            return invalid(what, format!("write the name of a {kind:?}, as NAME or NAMESPACE/NAME"));
+        }
+        if *namespace != **own {
+            let what = format!("the {kind:?} is in namespace `{}`, the Ingress in `{own}`", shown(namespace));
+            return invalid(what, format!("name a {kind:?} of the Ingress's own namespace; no other is read"));
+        }
+        let object = ObjectName { namespace: own.clone(), name: object.into() };
+        self.references.insert(ObjectRef::new(kind, &object));
+        Some(object)
+    }
+
+    fn found<T>(
+        &mut self,
+        key: &'static str,
+        kind: Kind,
+        name: ObjectName,
+        object: Option<&'a T>,
+    ) -> Option<Named<'a, T>> {
+        let Some(object) = object else {
+            self.broken(key, format!("there is no {kind:?} {name}"), "create it, or remove the annotation");
+            return None;
+        };
+        Some(Named { name, object })
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
@@ -260,7 +356,7 @@ impl<'a> Values<'a> {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
             let what = format!("it has no effect without `{PREFIX}{needs}`");
             let fix = format!("write `{PREFIX}{needs}` too, or remove it");
-            self.faults.push(Fault { name, what, fix, kind: FaultKind::NoEffect });
+            self.faults.push(Fault { name, what, fix, nature: Nature::Idle });
         }
     }
 }
@@ -277,11 +373,39 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
+/// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing
+/// else may pass.
+fn is_object_name(text: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let [first, .., last] = label.as_bytes() else {
+            return label.bytes().len() == 1 && label.bytes().all(alphanumeric);
+        };
+        alphanumeric(*first) && alphanumeric(*last) && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
+    };
+    text.len() <= NAME_BYTES_MAX && text.split('.').all(label)
+}
+
+/// An Ingress `verona/shop` with these annotations, for tests.
+#[cfg(test)]
+fn annotated(all: &[(&str, &str)]) -> Ingress {
+    Ingress {
+        name: ObjectName::new("verona", "shop"),
+        created: None,
+        class: None,
+        legacy_class: None,
+        annotations: all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        default_backend: None,
+        rules: vec![],
+        tls: vec![],
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::translate::Object;
+    use crate::translate::secret::Content;
 
     #[test]
     fn what_closes_a_route_is_known_by_name() {
@@ -318,5 +442,36 @@ mod tests {
             assert!(!row.summary.is_empty() && !row.values.is_empty(), "{}", row.name);
         }
         assert!(names.len() > 130, "{} names", names.len());
+    }
+
+    #[test]
+    fn a_secret_of_any_type_is_found_by_its_name() {
+        let mut resources = Resources::default();
+        let mut put = |name: &str, tls: bool, bytes: usize| {
+            let data = BTreeMap::from([("auth".to_owned(), vec![b'a'; bytes])]);
+            resources.apply(Object::Secret(ObjectName::new("verona", name), Content::of(tls, data, 0)));
+        };
+        put("users", false, 10);
+        put("pair", true, 10);
+        put("huge", false, 2 * 1024 * 1024);
+        for (value, what) in [
+            ("users", None),
+            ("verona/pair", None),
+            ("huge", Some("Secret verona/huge has more than a megabyte of data")),
+            ("gone", Some("there is no Secret verona/gone")),
+            ("capulet/users", Some("the Secret is in namespace `capulet`, the Ingress in `verona`")),
+        ] {
+            let ingress = annotated(&[("auth-secret", value)]);
+            let mut values = Values::new(&ingress, &resources);
+            let found = values.secret("auth-secret").map(|Named { name, object }| (name.to_string(), object.tls));
+            assert_eq!(found.is_some(), what.is_none(), "{value}");
+            let fault = values.faults.first();
+            assert_eq!(fault.map(|fault| fault.what.as_str()), what);
+            assert!(fault.is_none_or(Fault::closes), "who may pass is not known");
+            assert_eq!(values.references.len(), usize::from(!value.starts_with("capulet")));
+        }
+        let ingress = annotated(&[]);
+        let mut values = Values::new(&ingress, &resources);
+        assert!(values.secret("auth-secret").is_none() && values.faults.is_empty() && values.references.is_empty());
     }
 }

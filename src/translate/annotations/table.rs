@@ -1,7 +1,7 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, closing, cors, open, redirects};
+use super::{Annotation, access, affinity, backends, closing, cors, headers, open, redirects};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -167,10 +167,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             open("proxy-max-temp-file-size", "size", "1024m", "temp file limit"),
         ],
     ),
+    ("Fields of answers", headers::ANNOTATIONS),
     (
         "Headers, cookies, redirects of the backend",
         &[
-            open("custom-headers", "ns/name of a ConfigMap", "", "fields that answers get"),
             open("connection-proxy-header", "close / keep-alive", "", "Connection header to backend"),
             open("proxy-cookie-domain", "\"from to\" / off", "", "rewrite Domain in Set-Cookie"),
             open("proxy-cookie-path", "\"from to\" / off", "", "rewrite Path in Set-Cookie"),

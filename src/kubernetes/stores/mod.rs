@@ -1,6 +1,9 @@
 //! Watches. Each kind of object is listed and then followed; every object becomes a small value of our own at
 //! once and is dropped. What a watch missed while it was away is found when it lists again.
 
+mod named;
+mod statuses;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -10,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::stream::{BoxStream, SelectAll, abortable};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -21,6 +24,8 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use self::named::{Follows, Named};
+pub use self::statuses::Statuses;
 use super::client::{WATCH_SECONDS, counting};
 use super::status::Address;
 use crate::clock::unix_seconds;
@@ -36,7 +41,7 @@ const QUIET_MAX: Duration = Duration::from_millis(20);
 /// Pause after a watch has failed: twice as long each time, within these, and half of it by chance.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Only Secrets of this type are ever read.
+/// Only Secrets of this type are read without somebody's naming them.
 const TLS: &str = "type=kubernetes.io/tls";
 
 /// What is watched.
@@ -53,37 +58,19 @@ pub struct Scope {
 
 /// All watches together.
 pub struct Stores {
-    changes: SelectAll<BoxStream<'static, (usize, Change)>>,
-    sources: Vec<Source>,
+    client: Client,
+    scope: Scope,
+    changes: SelectAll<BoxStream<'static, (u64, Change)>>,
+    /// By number, in the order in which they began.
+    sources: BTreeMap<u64, Source>,
+    /// How many there have been.
+    begun: u64,
+    named: Named,
     pub statuses: Rc<RefCell<Statuses>>,
     /// Something has been applied that [`Stores::changed`] has not told of yet.
     pending: bool,
     /// Watches that failed, since the process began.
     pub failures: u64,
-}
-
-/// What the status of each Ingress says: its addresses. Most say the same, and one that says nothing isn't here.
-#[derive(Debug, Default)]
-pub struct Statuses {
-    all: BTreeMap<ObjectName, Rc<[Address]>>,
-    last: Rc<[Address]>,
-}
-
-impl Statuses {
-    pub fn of(&self, ingress: &ObjectName) -> &[Address] {
-        self.all.get(ingress).map_or(&[], |addresses| addresses)
-    }
-
-    fn set(&mut self, ingress: ObjectName, addresses: &[Address]) {
-        if addresses.is_empty() {
-            self.all.remove(&ingress);
-            return;
-        }
-        if *self.last != *addresses {
-            self.last = addresses.into();
-        }
-        self.all.insert(ingress, self.last.clone());
-    }
 }
 
 /// One watch.
@@ -97,6 +84,8 @@ struct Source {
     failure: Option<Failure>,
     /// How often the server has answered it: most watches that are back have nothing to tell for long.
     answers: Arc<AtomicU64>,
+    /// It is an annotation that wants it.
+    follows: Option<Follows>,
 }
 
 /// Why a watch can't be had now.
@@ -105,6 +94,8 @@ struct Failure {
     why: String,
     /// As they were counted then.
     answers: u64,
+    /// The server answers, and forbids it.
+    refused: bool,
 }
 
 /// The objects that a watch is about.
@@ -113,6 +104,8 @@ enum Covers {
     All,
     Namespace(String),
     One(ObjectName),
+    /// What an annotation names; if it is a Secret, then of another type than those that are watched anyhow.
+    Named(ObjectName),
 }
 
 enum Change {
@@ -121,7 +114,7 @@ enum Change {
     ListEnds,
     Applied(Item),
     Removed(ObjectName),
-    Failed(String),
+    Failed { why: String, refused: bool },
 }
 
 /// An object, and what its status says, if it is an Ingress.
@@ -135,8 +128,12 @@ impl Stores {
     /// Begins to watch; nothing happens before [`Stores::changed`] is awaited.
     pub fn new(client: &Client, scope: &Scope) -> Self {
         let mut stores = Self {
+            client: client.clone(),
+            scope: scope.clone(),
             changes: SelectAll::new(),
-            sources: Vec::new(),
+            sources: BTreeMap::new(),
+            begun: 0,
+            named: Named::default(),
             statuses: Rc::default(),
             pending: false,
             failures: 0,
@@ -151,11 +148,13 @@ impl Stores {
         stores.watch_namespaced::<Secret>(client, scope, Kind::Secret, &tls, secret);
         for name in scope.secrets.iter().filter(|name| !scope.covers(name)) {
             let fields = format!("{TLS},metadata.name={}", name.name);
-            stores.watch_one::<Secret>(client, Kind::Secret, name, config().fields(&fields), secret);
+            let covers = Covers::One(name.clone());
+            stores.watch_one::<Secret>(client, Kind::Secret, covers, config().fields(&fields), secret);
         }
         if let Some(name) = &scope.config_map {
             let one = config().fields(&format!("metadata.name={}", name.name));
-            stores.watch_one::<ConfigMap>(client, Kind::ConfigMap, name, one, |map| Some(map.into()));
+            let covers = Covers::One(name.clone());
+            stores.watch_one::<ConfigMap>(client, Kind::ConfigMap, covers, one, |map| Some(map.into()));
         }
         if let Some(selector) = &scope.selector {
             let selected = config().labels(selector);
@@ -178,24 +177,26 @@ impl Stores {
     /// Removes what no watch is about, as a snapshot file of other settings may have it.
     pub fn prune(&self, resources: &mut Resources) {
         for kind in Kind::ALL {
-            let watched =
-                |name: &ObjectName| self.sources.iter().any(|source| source.kind == kind && source.covers.has(name));
-            resources.retain(kind, |name| !watched(name), &HashSet::new());
+            for name in resources.names(kind) {
+                if !self.sources.values().any(|source| source.kind == kind && source.is_about(&name, resources)) {
+                    resources.remove(&ObjectRef { kind, name });
+                }
+            }
         }
     }
 
-    /// Whether every watch has listed all there was.
+    /// Whether every watch has listed all there was, but for those of [`Stores::follow`].
     pub fn synced(&self) -> bool {
-        self.sources.iter().all(|source| source.synced)
+        self.sources.values().all(|source| source.synced || source.follows.is_some())
     }
 
-    /// How each watch stands, a line each.
+    /// How each watch stands, a line each; of those that annotations want, the ones that aren't synced.
     pub fn report(&self) -> Vec<String> {
         let line = |source: &Source| {
             let of = match &source.covers {
                 Covers::All => String::new(),
                 Covers::Namespace(namespace) => format!(" of {namespace}"),
-                Covers::One(name) => format!(" {name}"),
+                Covers::One(name) | Covers::Named(name) => format!(" {name}"),
             };
             let state = match (&source.failure, source.synced) {
                 (Some(failure), _) => failure.why.as_str(),
@@ -204,17 +205,18 @@ impl Stores {
             };
             format!("{:?}{of}: {state}", source.kind)
         };
-        self.sources.iter().map(line).collect()
+        let told = |source: &&Source| source.follows.is_none() || source.failure.is_some() || !source.synced;
+        self.sources.values().filter(told).map(line).collect()
     }
 
     /// Whether a watch can't reach the server now.
     pub fn is_failing(&self) -> bool {
-        self.sources.iter().any(|source| source.failure.is_some())
+        self.sources.values().any(|source| source.failure.is_some())
     }
 
     /// Forgets the failures of watches that the server has answered since.
     pub fn recover(&mut self) {
-        self.sources.iter_mut().for_each(Source::recover);
+        self.sources.values_mut().for_each(Source::recover);
     }
 
     async fn next(&mut self, resources: &RefCell<Resources>) {
@@ -223,8 +225,9 @@ impl Stores {
         self.pending = true;
     }
 
-    fn apply(&mut self, index: usize, change: Change, resources: &mut Resources) {
-        let source = &mut self.sources[index];
+    fn apply(&mut self, number: u64, change: Change, resources: &mut Resources) {
+        // What a watch that has ended had on its way concerns nobody.
+        let Some(source) = self.sources.get_mut(&number) else { return };
         source.recover();
         match change {
             Change::ListBegins => source.listed = Some(HashSet::new()),
@@ -236,7 +239,9 @@ impl Stores {
                 source.synced = true;
                 let (kind, covers) = (source.kind, source.covers.clone());
                 let listed = source.listed.take().unwrap_or_default();
-                resources.retain(kind, |name| covers.has(name), &listed);
+                for name in source.known(resources).into_iter().filter(|name| !listed.contains(name)) {
+                    resources.remove(&ObjectRef { kind, name });
+                }
                 if kind == Kind::Ingress {
                     self.statuses.borrow_mut().all.retain(|name, _| !covers.has(name) || listed.contains(name));
                 }
@@ -244,17 +249,20 @@ impl Stores {
             Change::Applied(item) => self.take(item, resources),
             Change::Removed(name) => {
                 let kind = source.kind;
+                if !source.is_about(&name, resources) {
+                    return;
+                }
                 if kind == Kind::Ingress {
                     self.statuses.borrow_mut().all.remove(&name);
                 }
                 resources.remove(&ObjectRef { kind, name });
             }
-            Change::Failed(why) => {
+            Change::Failed { why, refused } => {
                 self.failures += 1;
                 if source.failure.is_none() {
                     tracing::warn!(kind = ?source.kind, failure = why, "a watch has failed, it is tried again; what is known is served");
                 }
-                source.failure = Some(Failure { why, answers: source.answers.load(Ordering::Relaxed) });
+                source.failure = Some(Failure { why, answers: source.answers.load(Ordering::Relaxed), refused });
             }
         }
     }
@@ -278,7 +286,7 @@ impl Stores {
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
         if scope.namespaces.is_empty() {
-            return self.watch(client, Api::all, kind, Covers::All, config.clone(), convert);
+            self.watch(client, Api::all, kind, Covers::All, config.clone(), convert);
         }
         for namespace in &scope.namespaces {
             let api = |client| Api::namespaced(client, namespace);
@@ -297,14 +305,19 @@ impl Stores {
         &mut self,
         client: &Client,
         kind: Kind,
-        name: &ObjectName,
+        covers: Covers,
         config: watcher::Config,
         convert: fn(K) -> Option<Object>,
-    ) where
+    ) -> u64
+    where
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
-        let api = |client| Api::namespaced(client, &name.namespace);
-        self.watch(client, api, kind, Covers::One(name.clone()), config, convert);
+        let namespace = match &covers {
+            Covers::One(name) | Covers::Named(name) => name.namespace.clone(),
+            Covers::Namespace(namespace) => namespace.as_str().into(),
+            Covers::All => Arc::default(),
+        };
+        self.watch(client, |client| Api::namespaced(client, &namespace), kind, covers, config, convert)
     }
 
     fn watch<K: Watched>(
@@ -315,29 +328,49 @@ impl Stores {
         covers: Covers,
         config: watcher::Config,
         convert: fn(K) -> Option<Object>,
-    ) {
-        let index = self.sources.len();
+    ) -> u64 {
+        let number = self.begun;
+        self.begun += 1;
         let answers = Arc::default();
         let api = api(counting(client, &answers));
-        self.sources.push(Source { kind, covers, synced: false, listed: None, failure: None, answers });
         let change = move |event: Result<Event<K>, watcher::Error>| match event {
             Ok(Event::Init) => Change::ListBegins,
             Ok(Event::InitApply(object)) => Change::Listed(item(object, convert)),
             Ok(Event::InitDone) => Change::ListEnds,
             Ok(Event::Apply(object)) => Change::Applied(item(object, convert)),
             Ok(Event::Delete(object)) => Change::Removed(name(&object)),
-            Err(error) => Change::Failed(sentence(&error)),
+            Err(error) => Change::Failed { why: sentence(&error), refused: is_refused(&error) },
         };
         // An object at a time where the server can, a page at a time where it can't.
         let streamed = watch(api.clone(), config.clone().streaming_lists());
         let streamed = streamed.take_while(|event| std::future::ready(!is_unsupported(event)));
         let all = streamed.chain(watch(api, config));
-        let stream = all.backoff(Pause::default()).map(move |event| (index, change(event)));
+        let (stream, end) = abortable(all.backoff(Pause::default()).map(move |event| (number, change(event))));
         self.changes.push(stream.boxed());
+        let follows = matches!(covers, Covers::Named(_)).then(|| Follows::new(end));
+        let source = Source { kind, covers, synced: false, listed: None, failure: None, answers, follows };
+        self.sources.insert(number, source);
+        number
     }
 }
 
 impl Source {
+    /// Whether it is this watch that knows whether there is such an object.
+    fn is_about(&self, name: &ObjectName, resources: &Resources) -> bool {
+        let by_name = matches!(self.covers, Covers::Named(_));
+        self.covers.has(name) && (self.kind != Kind::Secret || resources.has_tls_secret(name) != by_name)
+    }
+
+    /// What there is of its objects.
+    fn known(&self, resources: &Resources) -> Vec<ObjectName> {
+        let name = match &self.covers {
+            Covers::One(name) | Covers::Named(name) => Some(name),
+            Covers::All | Covers::Namespace(_) => None,
+        };
+        let names = name.map_or_else(|| resources.names(self.kind), |name| vec![name.clone()]);
+        names.into_iter().filter(|name| self.is_about(name, resources)).collect()
+    }
+
     fn recover(&mut self) {
         if self.failure.as_ref().is_some_and(|failure| failure.answers < self.answers.load(Ordering::Relaxed)) {
             self.failure = None;
@@ -357,7 +390,7 @@ impl Covers {
         match self {
             Self::All => true,
             Self::Namespace(namespace) => **namespace == *name.namespace,
-            Self::One(one) => one == name,
+            Self::One(one) | Self::Named(one) => one == name,
         }
     }
 }
@@ -392,8 +425,20 @@ fn is_unsupported<K>(event: &Result<Event<K>, watcher::Error>) -> bool {
     matches!(status.code, 400 | 422)
 }
 
+/// Whether the server forbids it: to ask again soon is of no use.
+fn is_refused(error: &watcher::Error) -> bool {
+    let inner = match error {
+        watcher::Error::InitialListFailed(inner)
+        | watcher::Error::WatchStartFailed(inner)
+        | watcher::Error::WatchFailed(inner) => inner,
+        watcher::Error::WatchError(status) => return status.code == 403,
+        watcher::Error::NoResourceVersion => return false,
+    };
+    matches!(inner, kube::Error::Api(status) if status.code == 403)
+}
+
 fn secret(secret: Secret) -> Option<Object> {
-    Object::from_secret(secret, unix_seconds())
+    Some(Object::from_secret(secret, unix_seconds()))
 }
 
 fn item<K: Watched>(object: K, convert: fn(K) -> Option<Object>) -> Item {
