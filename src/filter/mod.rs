@@ -3,9 +3,11 @@
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
 mod cors;
+mod path_pattern;
 mod pattern;
 mod redirect;
 mod response_headers;
+mod rewrite;
 mod source_range;
 mod text;
 
@@ -16,9 +18,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 pub use cors::{Cors, Origin, Origins};
+pub use path_pattern::PathPattern;
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
+pub use rewrite::{Rewrite, Template};
 pub use source_range::SourceRange;
 
 /// One filter. A rule's filters stand in the order of these variants, which is nginx's order of phases; translation
@@ -33,6 +37,8 @@ pub enum Filter {
     HttpsRedirect(HttpsRedirect),
     /// Which clients' addresses pass.
     SourceRange(SourceRange),
+    /// Another path for the endpoint.
+    Rewrite(Rewrite),
     /// `Host` for the endpoint.
     UpstreamHost(#[serde(serialize_with = "text::value")] HeaderValue),
     /// Fields that all answers get.
@@ -58,6 +64,8 @@ pub struct Request<'r> {
     pub client: IpAddr,
     /// `Host` for the endpoint, if it is another than the client's.
     pub upstream_host: Option<HeaderValue>,
+    /// The path for the endpoint, if it is another than the target's; to be checked before it is used.
+    pub rewritten: Option<String>,
 }
 
 /// What an answer's filters need to know of its request.
@@ -94,6 +102,7 @@ impl Filter {
             Self::Cors(_) => 20,
             Self::HttpsRedirect(_) => 30,
             Self::SourceRange(_) => 50,
+            Self::Rewrite(_) => 70,
             Self::UpstreamHost(_) => 80,
             Self::ResponseHeaders(_) => 90,
             Self::Hsts(_) => 91,
@@ -107,6 +116,10 @@ impl Filter {
             Self::Cors(cors) => cors.preflight(&request.head.method, &request.head.headers),
             Self::HttpsRedirect(redirect) => redirect.answer(request),
             Self::SourceRange(range) => range.answer(request.client),
+            Self::Rewrite(rewrite) => {
+                rewrite.apply(request);
+                None
+            }
             Self::UpstreamHost(host) => {
                 request.upstream_host = Some(host.clone());
                 None
@@ -124,7 +137,11 @@ impl Filter {
             Self::ResponseHeaders(fields) => fields.response(headers),
             Self::Hsts(hsts) => hsts.response(asked.secure, headers),
             // These are for requests.
-            Self::Redirect(_) | Self::HttpsRedirect(_) | Self::SourceRange(_) | Self::UpstreamHost(_) => {}
+            Self::Redirect(_)
+            | Self::HttpsRedirect(_)
+            | Self::SourceRange(_)
+            | Self::Rewrite(_)
+            | Self::UpstreamHost(_) => {}
         }
     }
 }

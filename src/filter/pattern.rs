@@ -30,17 +30,26 @@ pub enum InvalidPattern {
 
 impl Pattern {
     pub fn new(text: &str) -> Result<Self, InvalidPattern> {
-        Self::build(text, false)
+        Self::build(text, false, true)
     }
 
     /// One to which `a` and `A` are the same.
     pub fn ignoring_case(text: &str) -> Result<Self, InvalidPattern> {
-        Self::build(text, true)
+        Self::build(text, true, true)
     }
 
-    fn build(text: &str, ignores_case: bool) -> Result<Self, InvalidPattern> {
+    /// The same for ASCII alone, which takes a fraction of the memory.
+    pub(super) fn of_bytes(text: &str) -> Result<Self, InvalidPattern> {
+        Self::build(text, true, false)
+    }
+
+    fn build(text: &str, ignores_case: bool, unicode: bool) -> Result<Self, InvalidPattern> {
         let mut builder = RegexBuilder::new(text);
-        builder.case_insensitive(ignores_case).size_limit(PROGRAM_BYTES_MAX).dfa_size_limit(CACHE_BYTES_MAX);
+        builder
+            .case_insensitive(ignores_case)
+            .unicode(unicode)
+            .size_limit(PROGRAM_BYTES_MAX)
+            .dfa_size_limit(CACHE_BYTES_MAX);
         match builder.build() {
             Ok(regex) => Ok(Self { regex, ignores_case }),
             Err(regex::Error::CompiledTooBig(_)) => Err(InvalidPattern::TooLarge),

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::Settings;
-use super::ingress::{Located, Parts, Tls};
+use super::annotations::Https;
+use super::ingress::{Parts, Tls};
+use super::paths;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
-use crate::model::{Host, HostPattern, ObjectName, PathMatch, Rule};
+use crate::model::{Host, HostPattern, ObjectName, PathKind, PathMatch, Rule};
+
+/// Most rules of a host whose paths are regular expressions: a request may be held against all of them.
+const REGEXES_MAX: usize = 1_000;
 
 /// One host, from the Ingresses that name it, oldest first.
 pub(super) fn merge(
@@ -16,33 +21,72 @@ pub(super) fn merge(
     resources: &Resources,
     settings: &Settings,
 ) -> (Host, Vec<Problem>) {
+    let (rules, mut problems) = rules(pattern, ingresses);
+    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    (finish(pattern, rules, certificate, ingresses, settings), problems)
+}
+
+/// Another name for a host, whose rules are `of_host`'s; `ingresses` are those that name either. Its certificate is one
+/// for its own name.
+pub(super) fn alias(
+    pattern: &HostPattern,
+    host: &HostPattern,
+    of_host: &[&Parts],
+    ingresses: &[&Parts],
+    resources: &Resources,
+    settings: &Settings,
+) -> (Host, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut rules: Vec<Rule> = Vec::new();
-    let mut https = Vec::new();
+    let own = certificate(pattern, ingresses, resources, &mut problems);
+    // What is wrong with the host itself is said there.
+    let shared =
+        || certificate(host, of_host, resources, &mut Vec::new()).filter(|secret| covers(secret, pattern, resources));
+    let certificate = own.or_else(shared);
+    (finish(pattern, rules(host, of_host).0, certificate, ingresses, settings), problems)
+}
+
+/// Rules, and how their requests get to https.
+type Rules = Vec<(Rule, Https)>;
+
+fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut rules: Rules = Vec::new();
+    let all = ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
+    let all = paths::read_together(pattern, all.collect(), &mut problems);
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    let all =
-        || ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
     // What only holds a host comes last: it takes nothing from a rule that works.
     for holds in [false, true] {
-        for (parts, located) in all().filter(|(_, located)| located.holds == holds) {
+        for (parts, located, rule) in all.iter().filter(|(_, located, _)| located.holds == holds) {
             if holds && !rules.is_empty() {
                 continue;
             }
-            if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
-                problems.extend(conflict(pattern, parts, located, winner));
+            if let Some(winner) = winners.get(&rule.path.as_ref()) {
+                problems.extend(conflict(pattern, parts, &located.field, rule, winner));
+            } else if rule.pattern.is_some() && rules.len() >= REGEXES_MAX {
+                let what = format!("host `{pattern}` has {REGEXES_MAX} regular expressions already");
+                let object = ObjectRef::new(Kind::Ingress, &parts.name);
+                problems.push(Problem::new(object, located.field.clone(), what, "write fewer that take more"));
             } else {
-                winners.insert(located.rule.path.as_ref(), &located.rule);
-                rules.push(located.rule.clone());
-                https.push(&parts.https);
+                winners.insert(rule.path.as_ref(), rule);
+                rules.push((rule.clone().into_owned(), parts.https));
             }
         }
     }
-    rules.shrink_to_fit();
-    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    (rules, problems)
+}
+
+/// Adds to the rules what depends on whether the host speaks TLS.
+fn finish(
+    pattern: &HostPattern,
+    rules: Rules,
+    certificate: Option<ObjectName>,
+    ingresses: &[&Parts],
+    settings: &Settings,
+) -> Host {
     let speaks_tls = certificate.is_some() || ingresses.iter().any(|parts| parts.listed.contains_key(pattern));
-    for (rule, https) in rules.iter_mut().zip(https) {
+    let with_filters = |(mut rule, https): (Rule, Https)| {
         if rule.backends.is_empty() {
-            continue;
+            return rule;
         }
         let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
         let redirect = https.redirects(speaks_tls, settings).then(|| {
@@ -54,26 +98,40 @@ pub(super) fn merge(
         rule.filters.extend(redirect.into_iter().chain(of_tls));
         rule.filters.sort_by_key(Filter::phase);
         rule.filters.shrink_to_fit();
-    }
-    (Host { pattern: pattern.clone(), rules, certificate }, problems)
+        rule
+    };
+    let mut all = Vec::with_capacity(rules.len());
+    all.extend(rules.into_iter().map(with_filters));
+    Host { pattern: pattern.clone(), rules: all, certificate }
 }
 
 /// What to say of a rule whose place is taken.
-pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
+pub(super) fn conflict(
+    pattern: &HostPattern,
+    parts: &Parts,
+    field: &str,
+    rule: &Rule,
+    winner: &Rule,
+) -> Option<Problem> {
     // A rule that says the same thing twice does no harm.
-    if *winner == located.rule {
+    if winner == rule {
         return None;
     }
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
-    let what = match &located.rule.path {
+    let what = match &rule.path {
         Some(PathMatch { kind, value }) => {
-            format!("{kind:?} path `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
+            let kind = match kind {
+                PathKind::Exact => "Exact path",
+                PathKind::Prefix => "Prefix path",
+                PathKind::Regex => "path",
+            };
+            format!("{kind} `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
         }
         None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
     };
     let fix =
         if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
-    Some(Problem::new(object, located.field.clone(), what, fix))
+    Some(Problem::new(object, field, what, fix))
 }
 
 /// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it.
@@ -96,15 +154,18 @@ fn certificate(
     if let Some((_, tls)) = listed.iter().chain(&above).find(|(_, tls)| usable(&tls.secret).is_some()) {
         return Some(tls.secret.clone());
     }
-    let by_names = |tls: &&Tls| {
-        tls.by_names
-            && usable(&tls.secret).is_some_and(|certificate| match pattern {
-                HostPattern::Exact(name) => certificate.covers(name),
-                HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
-                HostPattern::Any => true,
-            })
-    };
+    let by_names = |tls: &&Tls| tls.by_names && covers(&tls.secret, pattern, resources);
     ingresses.iter().flat_map(|parts| &parts.tls).find(by_names).map(|tls| tls.secret.clone())
+}
+
+/// Whether the Secret has a certificate for the host.
+fn covers(secret: &ObjectName, pattern: &HostPattern, resources: &Resources) -> bool {
+    let certificate = resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
+    certificate.is_some_and(|certificate| match pattern {
+        HostPattern::Exact(name) => certificate.covers(name),
+        HostPattern::Wildcard(_) => certificate.names.iter().any(|name| **name == *pattern.to_string()),
+        HostPattern::Any => true,
+    })
 }
 
 /// The TLS blocks that list the host, oldest first.

@@ -35,6 +35,7 @@ mod proof;
 mod proxy_protocol;
 mod regex;
 mod retry;
+mod rewrite;
 mod routing;
 mod services;
 mod streaming;

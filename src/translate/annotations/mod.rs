@@ -8,6 +8,7 @@ mod affinity;
 mod backends;
 mod cors;
 mod headers;
+mod paths;
 mod redirects;
 mod table;
 
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
+pub(super) use paths::Paths;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
 
@@ -23,7 +25,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::Filter;
-use crate::model::{BackendOptions, ObjectName};
+use crate::model::{BackendOptions, HostPattern, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -94,6 +96,9 @@ pub(super) struct Behaviour {
     pub(super) options: Option<Arc<BackendOptions>>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+    pub(super) paths: Paths,
+    /// More names for its hosts, sorted.
+    pub(super) aliases: Vec<HostPattern>,
 }
 
 /// All that annotations come to.
@@ -116,6 +121,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         options: backends::options(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
+        paths: paths::read(&mut values),
+        aliases: paths::aliases(&mut values),
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
@@ -144,10 +151,15 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
             Nature::Missing | Nature::Idle => false,
         };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
-        let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
+        let problem = Problem::new(object, field(name), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
     Read { behaviour, references: values.references, problems, warnings }
+}
+
+/// Where a key stands.
+pub(super) fn field(name: &str) -> String {
+    format!("metadata.annotations[{PREFIX}{name}]")
 }
 
 /// Faults of what nobody reads.

@@ -1,7 +1,7 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, closing, cors, headers, open, redirects};
+use super::{Annotation, access, affinity, backends, closing, cors, headers, open, paths, redirects};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -57,23 +57,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             open("fastcgi-params-configmap", "ConfigMap", "", "FastCGI params").never(),
         ],
     ),
+    ("Path, rewrite, aliases", paths::ANNOTATIONS),
     (
-        "Path, rewrite, aliases",
+        "Default backend, errors",
         &[
-            open(
-                "use-regex",
-                "bool",
-                "false",
-                "paths of the host are case-insensitive regexes, anchored at their start",
-            ),
-            open(
-                "rewrite-target",
-                "path with `$1`",
-                "",
-                "the path that the backend gets; makes the host's paths regexes",
-            ),
-            open("x-forwarded-prefix", "text with `$1`", "", "what the backend gets as X-Forwarded-Prefix"),
-            open("server-alias", "list of hosts", "", "more names for the host"),
             open("enable-rewrite-log", "bool", "false", "nginx rewrite log"),
             open(
                 "default-backend",
