@@ -12,6 +12,7 @@
 mod access_log;
 mod admin;
 mod affinity;
+mod aliases;
 mod annotations;
 mod bad_arguments;
 mod bad_http2;

@@ -14,9 +14,9 @@ fn serve(annotations: &[(&str, &str)], paths: &[&str]) -> (Backend, Folder, Port
     let ingress = annotations.iter().fold(Ingress::new("default", "all"), |ingress, (key, value)| {
         ingress.annotation(&format!("{KEY}{key}"), value)
     });
-    let ingress = paths.iter().fold(ingress.host("a.test"), |ingress, path| {
-        ingress.path("ImplementationSpecific", path, "app", 80)
-    });
+    let ingress = paths
+        .iter()
+        .fold(ingress.host("a.test"), |ingress, path| ingress.path("ImplementationSpecific", path, "app", 80));
     folder.write("ingress.yaml", ingress);
     let portunus = Portunus::serve(&folder);
     (backend, folder, portunus)
@@ -102,8 +102,7 @@ fn an_escaped_slash_is_data_and_both_readings_must_find_the_same_rule() {
 
 #[test]
 fn a_session_of_a_regular_expression_has_a_cookie_that_browsers_send_back() {
-    let (_backend, _folder, portunus) =
-        serve(&[("rewrite-target", "/$1"), ("affinity", "cookie")], &["/shop/(.*)"]);
+    let (_backend, _folder, portunus) = serve(&[("rewrite-target", "/$1"), ("affinity", "cookie")], &["/shop/(.*)"]);
     let answer = portunus.get("a.test", "/shop/a");
     let cookie = answer.header("set-cookie").expect("a cookie");
     assert!(cookie.ends_with("; Path=/; HttpOnly"), "{cookie}");

@@ -379,7 +379,7 @@ fn config_map(metadata: Value) -> impl Strategy<Value = Value> {
 fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let host = || select(&["", "a.test", "A.test.", "b.test", "c.b.test", "*.test", "*.b.test", "no host"][..]);
     let path = (
-        option::of(select(&["/", "/p", "/p/", "/p/./q", "no path"][..])),
+        option::of(select(&["/", "/p", "/p/", "/p/./q", "/(p)", "no path"][..])),
         select(&["Exact", "Prefix", "ImplementationSpecific", "Other"][..]),
         backend(),
     );
@@ -392,15 +392,28 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let created = option::of(select(&["2001-01-01T00:00:00Z", "2002-01-01T00:00:00Z"][..]));
     let default = option::weighted(0.3, backend());
     let annotation =
-        option::weighted(0.2, select(&["auth-url", "rewrite-target", "session-cookie-max-age", "other"][..]));
+        option::weighted(0.2, select(&["auth-url", "mirror-target", "session-cookie-max-age", "other"][..]));
+    // What the rules of others mean and get depends on these.
+    let paths = option::weighted(
+        0.3,
+        select(
+            &[
+                ("rewrite-target", "/$1"),
+                ("rewrite-target", "/p"),
+                ("use-regex", "true"),
+                ("server-alias", "a.test, d.test"),
+                ("server-alias", "d.test, *.b.test, e.b.test"),
+            ][..],
+        ),
+    );
     let affinity = option::weighted(0.3, select(&["cookie", "no cookie"][..]));
     // What annotations name: in the Ingress's namespace or another's, there or not.
     let fields = option::weighted(0.3, select(&["fields", "x/fields", "y/fields", "settings", "gone"][..]));
     let key = select(&["auth-secret", "auth-tls-secret", "proxy-ssl-secret"][..]);
     let secret = (key, select(&["t1", "x/t2", "y/t1", "gone"][..]));
-    let annotation = (annotation, affinity, fields, option::weighted(0.2, secret));
+    let annotation = (annotation, affinity, fields, option::weighted(0.2, secret), paths);
     (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), annotation, created).prop_map(
-        move |(rules, tls, default, class, legacy, (annotation, affinity, fields, secret), created)| {
+        move |(rules, tls, default, class, legacy, (annotation, affinity, fields, secret, paths), created)| {
             let mut metadata = metadata.clone();
             metadata["creationTimestamp"] = json!(created);
             metadata["annotations"] = json!({});
@@ -415,6 +428,9 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
             }
             if let Some((name, secret)) = secret {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!(secret);
+            }
+            if let Some((name, value)) = paths {
+                metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!(value);
             }
             if let Some(name) = annotation {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!("any");
