@@ -55,14 +55,14 @@ impl PathPattern {
     pub fn is_match(&self, path: &str) -> bool {
         let begins = path.as_bytes().get(..self.prefix.len());
         begins.is_some_and(|begin| begin.eq_ignore_ascii_case(self.prefix.as_bytes()))
-            && self.pattern.as_ref().is_none_or(|pattern| pattern.regex().is_match(path.as_bytes()))
+            && self.pattern.as_ref().is_none_or(|pattern| pattern.search(|regex| regex.is_match(path.as_bytes())))
     }
 
     /// What `$1`, `$2`, … stand for in a path that matches.
     pub(super) fn capture<'p>(&self, path: &'p str) -> impl Fn(usize) -> &'p str + use<'p> {
         let mut places = self.pattern.as_ref().map(|pattern| pattern.regex().capture_locations());
         if let (Some(pattern), Some(places)) = (&self.pattern, &mut places) {
-            pattern.regex().captures_read(places, path.as_bytes());
+            pattern.search(|regex| regex.captures_read(places, path.as_bytes()).is_some());
         }
         move |number| {
             let place = places.as_ref().and_then(|places| places.get(number));

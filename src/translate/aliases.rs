@@ -76,7 +76,9 @@ impl Translator {
             let by = if let Some(ruler) = named.find(|other| !other.rules_of(alias).is_empty()) {
                 format!("Ingress {}, which has a rule for it", ruler.name)
             } else if let Some((_, other)) = others.find(|(_, name)| {
-                self.first_host(&self.ingresses[name]).is_some_and(|host| Some(host) != self.first_host(parts))
+                // Whose own hosts are all somebody else's, to him that is said already.
+                let hosts = (self.first_host(&self.ingresses[name]), self.first_host(parts));
+                matches!(hosts, (Some(other), Some(own)) if other != own)
             }) {
                 format!("Ingress {other}, whose alias it is")
             } else {
