@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 pub use cors::{Cors, Origin, Origins};
-pub use path_pattern::PathPattern;
+pub use path_pattern::{PathPattern, PathPatterns};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};

@@ -2,15 +2,30 @@
 //! start only. Most have words at their start, and many nothing else: those are compared first, so that of a host's
 //! many patterns few are ever searched with, and what is only words costs no memory for a program.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use regex::bytes::{RegexSet, RegexSetBuilder};
 use regex_syntax::ast::{self, Ast, LiteralKind};
 use serde::{Serialize, Serializer};
 
+use super::pattern::next_id;
 use super::{InvalidPattern, Pattern};
 
 /// Longest text, in bytes; reading one takes a hundred times as much memory. nginx takes no longer one either.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Characters that no path has: they are escaped in all that is matched.
 const ESCAPED_IN_PATHS: &[u8] = b" \"<>`";
+
+/// Paths of a host up to which trying one after the other is cheaper than searching with all at once: 8 that begin
+/// differently take 80 ns and together 110 ns, 64 take 520 ns and 150 ns, and 64 that begin alike 6 µs and 150 ns.
+const ONE_BY_ONE_MAX: usize = 8;
+/// Largest program of a host's patterns together, in bytes: 1,000 usual ones take 6 MiB.
+const SET_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Hosts whose memory for searches a thread keeps.
+const SEARCHERS_MAX: usize = 64;
 
 /// A compiled path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +83,41 @@ impl PathPattern {
             let place = places.as_ref().and_then(|places| places.get(number));
             place.and_then(|(begin, end)| path.get(begin..end)).unwrap_or_default()
         }
+    }
+}
+
+/// Patterns in the order in which they are tried: the first that takes a path has it.
+#[derive(Debug)]
+pub struct PathPatterns {
+    all: Vec<Arc<PathPattern>>,
+    /// All of them together, where there are many.
+    set: Option<(RegexSet, u64)>,
+}
+
+thread_local! {
+    /// A thread searches with copies of its own, as for [`Pattern::search`].
+    static SEARCHERS: RefCell<HashMap<u64, RegexSet, RandomState>> = RefCell::default();
+}
+
+impl PathPatterns {
+    pub fn new(all: Vec<Arc<PathPattern>>) -> Self {
+        let texts = || all.iter().map(|pattern| format!("^{}", pattern.text));
+        let mut builder = RegexSetBuilder::new((all.len() > ONE_BY_ONE_MAX).then(texts).into_iter().flatten());
+        builder.case_insensitive(true).unicode(false).size_limit(SET_BYTES_MAX);
+        // What is too large together is tried one by one.
+        let set = builder.build().ok().filter(|set| !set.is_empty()).map(|set| (set, next_id()));
+        Self { all, set }
+    }
+
+    /// The place of the first that takes the path.
+    pub fn first(&self, path: &str) -> Option<usize> {
+        let Some((set, id)) = &self.set else { return self.all.iter().position(|pattern| pattern.is_match(path)) };
+        SEARCHERS.with_borrow_mut(|searchers| {
+            if searchers.len() >= SEARCHERS_MAX && !searchers.contains_key(id) {
+                searchers.clear();
+            }
+            searchers.entry(*id).or_insert_with(|| set.clone()).matches(path.as_bytes()).iter().next()
+        })
     }
 }
 
@@ -130,6 +180,21 @@ mod tests {
             assert_eq!(PathPattern::new(rule).unwrap().is_match(path), expected, "{rule} {path}");
         }
         assert!(PathPattern::literal("/a(b").is_match("/A(bc"));
+    }
+
+    #[test]
+    fn many_are_searched_with_together_and_come_to_the_same() {
+        let texts =
+            ["/foo/x", "/fo+/.*", "/a|/b", "/(svc-1)(/|$)", "/svc-[0-9]", "/(?-i)S", r"/a\.b", "/f", "/.$", "/zz", "/"];
+        let all: Vec<_> = texts.iter().map(|text| Arc::new(PathPattern::new(text).unwrap())).collect();
+        let together = PathPatterns::new(all.clone());
+        assert!(together.set.is_some());
+        for path in
+            ["/foo/x", "/FOO/y", "/x/b", "/svc-1", "/svc-12", "/s", "/S", "/a.b", "/axb", "/f", "/", "/y", "/yy"]
+        {
+            let one_by_one = all.iter().position(|pattern| pattern.is_match(path));
+            assert_eq!((together.first(path), one_by_one.is_some()), (one_by_one, true), "{path}");
+        }
     }
 
     #[test]

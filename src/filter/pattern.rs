@@ -16,7 +16,7 @@ const PROGRAM_BYTES_MAX: usize = 256 * 1024;
 const CACHE_BYTES_MAX: usize = 256 * 1024;
 
 /// Patterns whose memory for searches a thread keeps.
-const SEARCHERS_MAX: usize = 256;
+const SEARCHERS_MAX: usize = 1024;
 
 /// A compiled regular expression.
 #[derive(Clone)]
@@ -37,7 +37,11 @@ pub enum InvalidPattern {
     Syntax(String),
 }
 
-static IDS: AtomicU64 = AtomicU64::new(0);
+/// A number that nothing else of the process has.
+pub(super) fn next_id() -> u64 {
+    static IDS: AtomicU64 = AtomicU64::new(0);
+    IDS.fetch_add(1, Ordering::Relaxed)
+}
 
 thread_local! {
     static SEARCHERS: RefCell<HashMap<u64, Regex, RandomState>> = RefCell::default();
@@ -66,7 +70,7 @@ impl Pattern {
             .size_limit(PROGRAM_BYTES_MAX)
             .dfa_size_limit(CACHE_BYTES_MAX);
         match builder.build() {
-            Ok(regex) => Ok(Self { regex, id: IDS.fetch_add(1, Ordering::Relaxed), ignores_case }),
+            Ok(regex) => Ok(Self { regex, id: next_id(), ignores_case }),
             Err(regex::Error::CompiledTooBig(_)) => Err(InvalidPattern::TooLarge),
             Err(error) => {
                 // The last line says what; those before it show where.
