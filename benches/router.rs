@@ -46,13 +46,15 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
             pattern: None,
-            backends: vec![BackendRef { backend: key.clone(), weight: 1 }],
+            backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
             affinity: None,
+            canary: None,
+            hash_by: None,
             filters: Vec::new(),
         });
     }
     let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {
-        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None }))
+        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: None }))
     };
     let backend = Backend {
         key: key.clone(),
@@ -60,6 +62,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         policy: Policy::default(),
         endpoints: Vec::new(),
         sessions: None,
+        tls: None,
     };
     let snapshot = Snapshot {
         hosts: hosts.into_iter().map(host).collect(),

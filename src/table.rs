@@ -9,12 +9,12 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
-use crate::filter::Filter;
+use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
-use crate::tls::{Certificates, default_certificate};
-use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
+use crate::tls::{Certificates, ClientVerifiers, default_certificate};
+use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -25,24 +25,74 @@ pub struct Route {
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
     pub filters: Option<Arc<[Filter]>>,
-    backends: Vec<(Arc<Slot>, u32)>,
+    /// It is for a certificate authority alone, which looks here for proof.
+    pub is_challenge: bool,
+    /// What its clients have asked for, if there is a limit to it.
+    pub counts: Option<Arc<Counts>>,
+    /// What a request is balanced by, where its backends hash.
+    pub hash_by: Option<Box<Template>>,
+    pub canary: Option<Box<CanaryRoute>>,
+    backends: Backends,
+}
+
+/// The alternative of a route.
+#[derive(Debug)]
+pub struct CanaryRoute {
+    pub choice: Canary,
+    /// Sessions that came there stay there.
+    pub sticky: bool,
+    backends: Backends,
+}
+
+/// Backends by weight.
+#[derive(Debug)]
+struct Backends {
+    all: Vec<Target>,
     weight: u32,
 }
 
+#[derive(Debug)]
+struct Target {
+    slot: Arc<Slot>,
+    weight: u32,
+    /// For requests that came over TLS, if it is another.
+    secure: Option<Arc<Slot>>,
+}
+
 impl Route {
-    /// The place of the backend that takes this request, by weight; `None` if no backend takes any.
-    pub fn backend(&self) -> Option<SlotId> {
-        if let [(slot, 1..)] = &self.backends[..] {
-            return Some(slot.id());
+    /// The place of the backend that takes this request, by weight; `None` if no backend takes any. `secure` is
+    /// whether it came over TLS.
+    pub fn backend(&self, secure: bool) -> Option<SlotId> {
+        self.backends.pick(secure)
+    }
+}
+
+impl CanaryRoute {
+    /// Likewise.
+    pub fn backend(&self, secure: bool) -> Option<SlotId> {
+        self.backends.pick(secure)
+    }
+}
+
+impl Backends {
+    fn pick(&self, secure: bool) -> Option<SlotId> {
+        if let [target @ Target { weight: 1.., .. }] = &self.all[..] {
+            return Some(target.slot(secure));
         }
         let mut at = if self.weight == 0 { return None } else { fastrand::u32(..self.weight) };
-        for (slot, weight) in &self.backends {
-            match at.checked_sub(*weight) {
+        for target in &self.all {
+            match at.checked_sub(target.weight) {
                 Some(rest) => at = rest,
-                None => return Some(slot.id()),
+                None => return Some(target.slot(secure)),
             }
         }
         None
+    }
+}
+
+impl Target {
+    fn slot(&self, secure: bool) -> SlotId {
+        self.secure.as_ref().filter(|_| secure).unwrap_or(&self.slot).id()
     }
 }
 
@@ -51,6 +101,8 @@ pub struct Table {
     /// Counts the tables of the process, from 1; 0 is the empty one before the first.
     pub generation: u64,
     pub certificates: Certificates,
+    /// What hosts ask of their clients' certificates.
+    pub clients: ClientVerifiers,
     routes: Arc<Routes<Route>>,
     /// By the backend's slot.
     upstreams: Vec<Option<Arc<Upstream>>>,
@@ -62,6 +114,30 @@ impl Table {
     /// The route for a host in lower case and a path in normal form.
     pub fn find(&self, host: &str, path: &str) -> Option<&Route> {
         self.routes.find(host)?.find(path)
+    }
+
+    /// Whether a request for `host` may come over a TLS connection whose handshake asked for `server_name`, and for a
+    /// certificate if `asked`. Else the answer is 421 (RFC 9110, 15.5.20). Both names are looked up here, so that what
+    /// counts is what their hosts ask for now.
+    pub fn may_share(&self, server_name: Option<&str>, asked: bool, host: &str) -> bool {
+        let greeted = server_name.and_then(|name| self.clients.find(name));
+        match (greeted, self.clients.find(host)) {
+            (None, None) => self.certificates.may_share(server_name, host),
+            // Whatever the client showed, the host does not want it.
+            (Some(_), None) => self.certificates.may_share(server_name, host) && self.gets_default(server_name),
+            // Nobody was asked for what the host wants.
+            (None, Some(_)) => false,
+            (Some(greeted), Some(wanted)) => {
+                let same = server_name == Some(host)
+                    || (greeted.settings.same_handshake(&wanted.settings)
+                        && self.certificates.are_same(server_name, host));
+                asked && same
+            }
+        }
+    }
+
+    fn gets_default(&self, server_name: Option<&str>) -> bool {
+        server_name.is_none_or(|name| self.certificates.is_default(name))
     }
 
     /// The backend in a slot, if it is still the one that was meant.
@@ -89,6 +165,7 @@ pub type Current = ArcSwap<Table>;
 pub struct Publisher {
     pub current: Arc<Current>,
     registry: Registry,
+    counters: Counters,
     slots: HashMap<BackendKey, Arc<Slot>>,
     self_signed: Arc<CertifiedKey>,
     metrics: Arc<Metrics>,
@@ -104,13 +181,22 @@ impl Publisher {
         let empty = Table {
             generation: 0,
             certificates: Certificates::new(self_signed.clone()),
+            clients: ClientVerifiers::default(),
             routes: Arc::default(),
             upstreams: Vec::new(),
             endpoint_epochs: Vec::new(),
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self { current, registry: Registry::new(key), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+        Self {
+            current,
+            registry: Registry::new(key),
+            counters: Counters::default(),
+            slots: HashMap::new(),
+            self_signed,
+            metrics,
+            retired: Vec::new(),
+        }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.
@@ -119,15 +205,25 @@ impl Publisher {
         let upstreams = self.upstreams(&previous, snapshot, changed);
         let routes = self.routes(&previous, snapshot, changed);
         let certificates = self.certificates(&previous, snapshot, changed);
+        let mut clients = previous.clients.clone();
+        clients.update(&snapshot.hosts, &changed.hosts);
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let endpoint_epochs = epochs(&upstreams);
-        let table =
-            Table { generation, certificates, routes, upstreams, endpoint_epochs, metrics: self.metrics.clone() };
+        let table = Table {
+            generation,
+            certificates,
+            clients,
+            routes,
+            upstreams,
+            endpoint_epochs,
+            metrics: self.metrics.clone(),
+        };
         drop(previous);
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
         self.free_retired();
+        self.counters.sweep();
         generation
     }
 
@@ -160,7 +256,7 @@ impl Publisher {
         upstreams
     }
 
-    fn routes(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
         let mut routes = previous.routes.clone();
         for pattern in &changed.hosts {
             let all = Arc::make_mut(&mut routes);
@@ -173,14 +269,32 @@ impl Publisher {
         routes
     }
 
-    fn route(&self, rule: &Rule) -> Route {
+    fn route(&mut self, rule: &Rule) -> Route {
         let label = rule.source.to_string();
-        let slot = |backend: &BackendRef| Some((self.slots.get(&backend.backend)?.clone(), backend.weight));
-        let backends: Vec<_> = rule.backends.iter().filter_map(slot).collect();
-        let weight = backends.iter().fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight));
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
+        let backends = self.backends(&rule.backends);
+        let hash_by = rule.hash_by.clone();
+        let canary = rule.canary.as_deref().map(|canary| {
+            let (choice, backends) = (canary.choice.clone(), self.backends(&canary.backends));
+            Box::new(CanaryRoute { choice, sticky: canary.sticky, backends })
+        });
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
-        Route { id: self.metrics.route(&label), label: label.into(), affinity, filters, backends, weight }
+        let is_challenge = rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge);
+        let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
+        // By the object, as ingress-nginx does: its rules share what a client may ask for.
+        let counts = limited.then(|| self.counters.of(&rule.source));
+        let (id, label) = (self.metrics.route(&label), label.into());
+        Route { id, label, affinity, filters, counts, is_challenge, hash_by, canary, backends }
+    }
+
+    fn backends(&self, refs: &[BackendRef]) -> Backends {
+        let target = |backend: &BackendRef| {
+            let secure = backend.secure.as_ref().and_then(|key| self.slots.get(key)).cloned();
+            Some(Target { slot: self.slots.get(&backend.backend)?.clone(), weight: backend.weight, secure })
+        };
+        let all: Vec<Target> = refs.iter().filter_map(target).collect();
+        let weight = all.iter().fold(0u32, |sum, target| sum.saturating_add(target.weight));
+        Backends { all, weight }
     }
 
     fn certificates(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Certificates {

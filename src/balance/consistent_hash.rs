@@ -44,16 +44,20 @@ impl Ring {
         let share = BOUND * f64::from(in_flight + 1) / weights.iter().map(|weight| f64::from(*weight)).sum::<f64>();
         let fits =
             |index: usize| f64::from((request.load)(index).in_flight) < (share * f64::from(weights[index])).ceil();
-        let start = self.points.partition_point(|(place, _)| *place < spread(request.key));
-        let clockwise = self.points[start..].iter().chain(&self.points[..start]).map(|(_, index)| usize::from(*index));
         let mut first = None;
-        for index in clockwise.filter(|index| !request.tried.contains(index)) {
+        for index in self.clockwise(request.key).filter(|index| !request.tried.contains(index)) {
             if fits(index) {
                 return Some(index);
             }
             first = first.or(Some(index));
         }
         first
+    }
+
+    /// Whose points follow the key's place, in turn; most come up many times.
+    pub(super) fn clockwise(&self, key: u64) -> impl Iterator<Item = usize> {
+        let start = self.points.partition_point(|(place, _)| *place < spread(key));
+        self.points[start..].iter().chain(&self.points[..start]).map(|(_, index)| usize::from(*index))
     }
 }
 

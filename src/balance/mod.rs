@@ -2,11 +2,16 @@
 //! [`Balancer::pick`] answers from what the worker tells it; counts and latencies live with the worker.
 
 mod consistent_hash;
+mod hashed_subset;
 mod least_requests;
 mod peak_ewma;
 mod round_robin;
 
+use std::hash::Hasher;
+use std::num::NonZeroU16;
+
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 pub use peak_ewma::Latency;
 
@@ -23,6 +28,8 @@ pub enum Policy {
     PeakEwma,
     /// The same endpoint for the same key as long as it lives and isn't overloaded (bounded loads).
     ConsistentHash,
+    /// One of so many endpoints, taken at random, that are the same for the same key.
+    HashedSubset(NonZeroU16),
 }
 
 /// What one endpoint is busy with, as one worker sees it.
@@ -39,11 +46,18 @@ pub struct Request<'a> {
     pub turn: u32,
     /// 64 random bits.
     pub random: u64,
-    /// What [`Policy::ConsistentHash`] hashes.
+    /// What [`Policy::ConsistentHash`] and [`Policy::HashedSubset`] hash.
     pub key: u64,
     /// Endpoints that this request has already failed at; never picked again.
     pub tried: &'a [usize],
     pub load: &'a dyn Fn(usize) -> Load,
+}
+
+/// A key out of what a request is hashed by, the same in every worker and every replica.
+pub fn key(bytes: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// A policy compiled for the endpoints of one backend, which it names by their index.
@@ -59,6 +73,7 @@ enum Kind {
     LeastRequests,
     PeakEwma,
     ConsistentHash(consistent_hash::Ring),
+    HashedSubset(hashed_subset::Subsets),
 }
 
 impl Balancer {
@@ -70,6 +85,7 @@ impl Balancer {
             Policy::LeastRequests => Kind::LeastRequests,
             Policy::PeakEwma => Kind::PeakEwma,
             Policy::ConsistentHash => Kind::ConsistentHash(consistent_hash::Ring::new(endpoints)),
+            Policy::HashedSubset(size) => Kind::HashedSubset(hashed_subset::Subsets::new(endpoints.len(), size)),
         };
         Self { weights, kind }
     }
@@ -81,6 +97,7 @@ impl Balancer {
             Kind::LeastRequests => least_requests::pick(&self.weights, request),
             Kind::PeakEwma => peak_ewma::pick(&self.weights, request),
             Kind::ConsistentHash(ring) => ring.pick(&self.weights, request),
+            Kind::HashedSubset(subsets) => subsets.pick(request),
         }
     }
 
@@ -117,11 +134,12 @@ mod tests {
         weights.iter().enumerate().map(|(index, weight)| (format!("10.0.0.{index}:80"), *weight)).collect()
     }
 
+    const SUBSET: Policy = Policy::HashedSubset(NonZeroU16::new(3).unwrap());
     const POLICIES: [Policy; 4] = [Policy::RoundRobin, Policy::LeastRequests, Policy::PeakEwma, Policy::ConsistentHash];
 
     #[test]
     fn every_policy_tries_every_endpoint_once_and_then_gives_up() {
-        for policy in POLICIES {
+        for policy in POLICIES.into_iter().chain([SUBSET]) {
             for count in 0..5 {
                 let balancer = Balancer::new(policy, &endpoints(&vec![1; count]));
                 let mut tried = Vec::new();

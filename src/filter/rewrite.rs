@@ -19,15 +19,15 @@ const PATH_BYTES_MAX: usize = u16::MAX as usize - 1;
 pub struct Rewrite {
     /// The rule's path.
     pub pattern: Arc<PathPattern>,
-    pub target: Template,
+    pub target: Captures,
     /// `X-Forwarded-Prefix` for the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefix: Option<Template>,
+    pub prefix: Option<Captures>,
 }
 
 /// Text with captures, `$1` to `$9`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Arc<[Part]>);
+pub struct Captures(Arc<[Part]>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -35,7 +35,7 @@ enum Part {
     Capture(usize),
 }
 
-impl Template {
+impl Captures {
     /// Reads a text in which a dollar sign stands before a digit from 1 on, and nowhere else.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > TEMPLATE_BYTES_MAX {
@@ -77,7 +77,7 @@ impl Template {
     }
 }
 
-impl Serialize for Template {
+impl Serialize for Captures {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = |part: &Part| match part {
             Part::Text(text) => text.to_string(),
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn rewrite(pattern: &str, target: &str, prefix: Option<&str>, path: &str) -> (String, Option<String>) {
-        let template = |text| Template::parse(text).unwrap();
+        let template = |text| Captures::parse(text).unwrap();
         let rewrite = Rewrite {
             pattern: Arc::new(PathPattern::new(pattern).unwrap()),
             target: template(target),
@@ -172,15 +172,15 @@ mod tests {
     fn what_gets_too_long_is_no_path() {
         let long = format!("/{}", "a".repeat(8000));
         assert_eq!(rewrite("/(.*)", &"/$1".repeat(300), None, &long).0, "");
-        assert_eq!(Template::parse(&"a".repeat(TEMPLATE_BYTES_MAX + 1)), None);
+        assert_eq!(Captures::parse(&"a".repeat(TEMPLATE_BYTES_MAX + 1)), None);
     }
 
     #[test]
     fn a_dollar_sign_stands_before_a_capture() {
         for text in ["$", "$0", "$a", "$host", "a$$1", "/$1$", "${1}"] {
-            assert_eq!(Template::parse(text), None, "{text}");
+            assert_eq!(Captures::parse(text), None, "{text}");
         }
-        assert_eq!(Template::parse("/$1/$9a").unwrap().captures(), 9);
-        assert_eq!(Template::parse("").unwrap().captures(), 0);
+        assert_eq!(Captures::parse("/$1/$9a").unwrap().captures(), 9);
+        assert_eq!(Captures::parse("").unwrap().captures(), 0);
     }
 }

@@ -7,6 +7,10 @@ pub(super) fn value<S: Serializer>(value: &HeaderValue, serializer: S) -> Result
     String::from_utf8_lossy(value.as_bytes()).serialize(serializer)
 }
 
+pub(super) fn name<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+    name.as_str().serialize(serializer)
+}
+
 pub(super) fn fields<S: Serializer>(fields: &[(HeaderName, HeaderValue)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(
         fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))),

@@ -5,7 +5,9 @@
 mod affinity;
 mod authorities;
 mod backend;
+mod backend_tls;
 mod certificate;
+mod client_certificates;
 mod host;
 mod host_map;
 mod name;
@@ -20,12 +22,14 @@ use serde::Serialize;
 pub use affinity::{Affinity, SameSite, Seed, Sessions};
 pub use authorities::Authorities;
 pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protocol};
+pub use backend_tls::{BackendTls, BackendTlsOptions, TlsVersions};
 pub use certificate::{Certificate, PrivateKey};
+pub use client_certificates::{ClientCertificates, VerifyClient};
 pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
 pub use path::{NormalizedPath, PathError, normalize};
-pub use rule::{BackendRef, PathKind, PathMatch, Rule};
+pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
 
 /// The desired configuration: what every request and every handshake is decided by.
 ///

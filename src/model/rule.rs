@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Affinity, BackendKey, ObjectName};
-use crate::filter::{Filter, PathPattern};
+use crate::filter::{self, Filter, PathPattern, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -35,6 +35,20 @@ impl PathMatch {
         };
         Self { kind, value: value.into() }
     }
+
+    /// Whether nothing but an authority's look for proof (RFC 8555, 8.3) matches. What is there is meant for everybody.
+    pub fn is_acme_challenge(&self) -> bool {
+        let Some(rest) = self.value.strip_prefix("/.well-known/acme-challenge") else { return false };
+        match self.kind {
+            PathKind::Exact => rest.starts_with('/'),
+            PathKind::Prefix => rest.is_empty() || rest.starts_with('/'),
+            // One that is more than a token could match anything.
+            PathKind::Regex => {
+                let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                rest.strip_prefix('/').is_some_and(|rest| rest.bytes().all(token))
+            }
+        }
+    }
 }
 
 /// A share of a rule's requests.
@@ -43,6 +57,36 @@ pub struct BackendRef {
     pub backend: BackendKey,
     /// Requests in proportion to the sum of the rule's weights; 0 takes none.
     pub weight: u32,
+    /// The backend for requests that came over TLS, if that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure: Option<BackendKey>,
+}
+
+impl Rule {
+    /// A rule that sends nowhere: its requests get 503.
+    pub fn new(source: ObjectName, path: Option<PathMatch>) -> Self {
+        Self {
+            source,
+            path,
+            pattern: None,
+            backends: vec![],
+            filters: vec![],
+            affinity: None,
+            canary: None,
+            hash_by: None,
+        }
+    }
+}
+
+/// Where some of a rule's requests go instead.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Canary {
+    /// The object that asked for it.
+    pub source: ObjectName,
+    pub choice: filter::Canary,
+    pub backends: Vec<BackendRef>,
+    /// Sessions that came there stay there; without it, they have none.
+    pub sticky: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,4 +105,9 @@ pub struct Rule {
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Box<Canary>>,
+    /// What a request is balanced by, where its backends hash; the client's address without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<Box<Template>>,
 }

@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::error::Error;
 use crate::clock::Timer;
 use crate::metrics::RouteId;
-use crate::upstream::{BodyFault, BodyWatch, Http1, SlotId};
+use crate::upstream::{BodyFault, BodyWatch, Http1, Permit, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -29,6 +29,8 @@ pub struct Exchange {
     /// The endpoint that has the request.
     pub endpoint: Option<SlotId>,
     pub watch: Option<Rc<BodyWatch>>,
+    /// Counts it among its client's requests, where those are limited.
+    pub permit: Option<Permit>,
     /// Only if there is an access log.
     pub record: Option<Box<Record>>,
     /// Why it ended, unless the answer was complete.
@@ -50,6 +52,7 @@ impl Exchange {
             response_bytes: 0,
             endpoint: None,
             watch: None,
+            permit: None,
             record: None,
             reason: None,
             complete: false,

@@ -19,6 +19,7 @@ use super::session::Session;
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
+use crate::filter::Login;
 use crate::model::Protocol;
 use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Pools, RequestBody, SlotId, Upstream};
 
@@ -37,10 +38,14 @@ pub struct Plan {
     /// The host that the client asked for, and `Host` for the endpoint, if that is another.
     pub host: HeaderValue,
     pub upstream_host: Option<HeaderValue>,
+    /// What balances the request; the client's address without it.
+    pub key: Option<u64>,
     /// The protocol that the connection is to be upgraded to.
     pub upgrade: Option<HeaderValue>,
     /// Only if the route has affinity.
     pub session: Option<Box<Session>>,
+    /// Who has to be somebody first.
+    pub login: Option<Box<Login>>,
 }
 
 /// What a request has been through.
@@ -256,7 +261,7 @@ async fn reach(
     }
 }
 
-/// Writes the request as the endpoint gets it. Returns what balances it: a hash of the client's address.
+/// Writes the request as the endpoint gets it. Returns what balances it.
 fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Exchange) -> u64 {
     let connection = &exchange.connection;
     let multiplexed = plan.protocol == Protocol::H2c;
@@ -279,7 +284,7 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
         fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     *request.version_mut() = Version::HTTP_11;
-    client_key(client)
+    plan.key.unwrap_or_else(|| client_key(client))
 }
 
 /// The same for a client in every worker and every replica; the balancer hashes it.

@@ -8,22 +8,24 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
+use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
-use super::filters::{Applied, apply};
+use super::filters::{Applied, Outcome, apply};
 use super::forward::{Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::session::Session;
-use crate::filter::Answer;
+use super::worker::Worker;
+use crate::filter::{Answer, Login};
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::RequestBody;
+use crate::upstream::{Checked, RequestBody, SlotId, Upstream};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -37,6 +39,8 @@ pub(super) struct Facts<'c> {
     pub(super) secure: bool,
     /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
     server_name: Option<&'c str>,
+    /// Only if the handshake asked for a certificate.
+    presented: Option<&'c Presented>,
 }
 
 /// Why a request goes to no endpoint.
@@ -49,6 +53,12 @@ pub(super) enum Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<Box<Answer>> for Refusal {
+    fn from(answer: Box<Answer>) -> Self {
+        Self::Answer(answer)
     }
 }
 
@@ -74,16 +84,27 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
         server_name: connection.server_name.as_deref(),
+        presented: connection.presented.as_deref(),
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
+    let mut table = Some(table);
+    if let Ok(plan) = &mut decided
+        && let Some(login) = plan.login.take().filter(|login| !worker.logins.knows(login))
+    {
+        // This may take long: nobody waits with a table in hand.
+        table = None;
+        let refused = Box::pin(check(&worker, login)).await;
+        decided = refused.map_or(decided, |answer| Err(Refusal::Answer(answer)));
+    }
     let answered = match decided {
         Ok(plan) => {
+            let table = table.unwrap_or_else(|| worker.table());
             let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
             exchange.watch = body.watch();
             let mut request = Some(Request::from_parts(head, body));
@@ -113,6 +134,24 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     Ok(response)
 }
 
+/// The answer to somebody who isn't who he says, or can't be looked at now.
+async fn check(worker: &Worker, login: Box<Login>) -> Option<Box<Answer>> {
+    let refusal = login.refusal();
+    match worker.logins.check(login).await {
+        Checked::Passes => None,
+        Checked::Fails => Some(Box::new(refusal)),
+        Checked::Busy => Some(Box::new(Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                (header::RETRY_AFTER, HeaderValue::from_static("1")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ],
+            text: "too many passwords are being checked",
+            reason: "overloaded",
+        })),
+    }
+}
+
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
 /// added of the client.
 fn decide(
@@ -133,27 +172,64 @@ fn decide(
         // HTTP/1.0 may leave it out.
         None => HostName::parse("none.invalid").expect("it is a name"),
     };
-    if !table.certificates.may_share(facts.server_name, name.as_str()) {
+    if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
         return Err(Error::Misdirected.into());
+    }
+    let verifier = table.clients.find(name.as_str());
+    if let Some(verifier) = verifier.filter(|_| facts.secure) {
+        admit(verifier, facts.presented, &mut head.headers)?;
     }
     let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
-    let mut upstream_host = None;
-    if let Some(filters) = &route.filters {
+    let Outcome { upstream_host, key, login } = if route.filters.is_some() || route.hash_by.is_some() {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
-        upstream_host = apply(filters, facts, head, (name.as_str(), authority, path.as_deref()), applied)?;
+        let names = (name.as_str(), authority, path.as_deref());
+        apply(route, facts, head, names, applied, exchange)?
+    } else {
+        Outcome::default()
+    };
+    // In cleartext the way to https comes first, and so does what proves to an authority whose the host is.
+    if let Some(verifier) = verifier.filter(|_| !facts.secure && !route.is_challenge) {
+        admit(verifier, None, &mut head.headers)?;
     }
-    let backend = route.backend().ok_or(Error::NoEndpoint)?;
-    let upstream = table.upstream(backend).ok_or(Error::NoEndpoint)?;
+    let (backend, upstream, session) =
+        destination(table, route, &head.headers, facts.secure).ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
-    let session = route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, &head.headers)));
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, upgrade, session })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session, login })
+}
+
+/// The backend that a request goes to, and its session there. A session stays with the side that it is on; who has
+/// none is asked whether it goes to the canary, which takes nothing without an endpoint.
+fn destination<'t>(
+    table: &'t Table,
+    route: &Route,
+    headers: &HeaderMap,
+    secure: bool,
+) -> Option<(SlotId, &'t Upstream, Option<Box<Session>>)> {
+    let begin = |upstream: &Upstream| {
+        route.affinity.as_ref().map(|affinity| Box::new(Session::begin(affinity, upstream, headers)))
+    };
+    let known = |session: &Option<Box<Session>>| session.as_ref().is_some_and(|session| session.is_known());
+    let backend = route.backend(secure)?;
+    let upstream = table.upstream(backend)?;
+    let session = begin(upstream);
+    let Some(canary) = route.canary.as_ref().filter(|_| !known(&session)) else {
+        return Some((backend, upstream, session));
+    };
+    let other = canary.backend(secure).and_then(|backend| Some((backend, table.upstream(backend)?)));
+    if let Some((other, of_canary)) = other.filter(|(_, upstream)| !upstream.endpoints.is_empty()) {
+        let there = if canary.sticky { begin(of_canary) } else { None };
+        if known(&there) || canary.choice.takes(headers, fastrand::u32(..)) {
+            return Some((other, of_canary, there));
+        }
+    }
+    Some((backend, upstream, session))
 }
 
 fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {

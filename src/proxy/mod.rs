@@ -3,6 +3,7 @@
 
 mod access_log;
 mod body;
+mod client_certificate;
 mod connection;
 mod error;
 mod filters;

@@ -35,6 +35,11 @@ impl Session {
         Self { token, cookie, misreads_none: agent.is_some_and(misreads_none), set: None }
     }
 
+    /// Whether the client's cookie names an endpoint that serves.
+    pub fn is_known(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// The session's endpoint, if it serves by this table.
     pub fn endpoint<'u>(&self, upstream: &'u Upstream) -> Option<&'u Endpoint> {
         upstream.session(self.token?)

@@ -30,7 +30,7 @@ enum Matcher {
 
 impl<R> HostRoutes<R> {
     /// Compiles the rules of a host, in their order; `route` makes what each leads to.
-    pub fn new(host: &Host, route: impl Fn(&Rule) -> R) -> Self {
+    pub fn new(host: &Host, route: impl FnMut(&Rule) -> R) -> Self {
         let paths = || Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
         let matcher = Regexes::new(&host.rules).map_or_else(|| Matcher::Paths(paths()), Matcher::Regexes);
         Self { routes: host.rules.iter().map(route).collect(), matcher }

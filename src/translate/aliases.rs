@@ -32,11 +32,11 @@ impl Translator {
         problems: &mut Vec<Problem>,
     ) -> Option<HostPattern> {
         let owner = self.owner(alias);
-        let ruler = named.iter().find(|parts| !parts.rules_of(alias).is_empty());
+        let ruler = named.iter().find(|parts| parts.rules_host(alias));
         let mut winner: Option<(&Parts, &HostPattern)> = None;
         for (_, name) in self.by_alias.get(alias).into_iter().flat_map(Few::iter) {
             let parts = &self.ingresses[name];
-            if !parts.rules_of(alias).is_empty() {
+            if parts.rules_host(alias) {
                 continue;
             }
             if let Some(owner) = owner.as_ref().filter(|owner| !owner.admits(name)) {
@@ -64,7 +64,7 @@ impl Translator {
     /// the candidate is.
     pub(super) fn taken_aliases(&self, parts: &Parts) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for alias in parts.aliases.iter().filter(|alias| parts.rules_of(alias).is_empty()) {
+        for alias in parts.aliases.iter().filter(|alias| !parts.rules_host(alias)) {
             if let Some(owner) = self.owner(alias).filter(|owner| !owner.admits(&parts.name)) {
                 problems.extend(owner.refusals(alias, parts));
                 continue;
@@ -73,7 +73,7 @@ impl Translator {
             let mut named = named.into_iter().filter(|other| other.name != parts.name);
             let mut others =
                 self.by_alias.get(alias).into_iter().flat_map(Few::iter).filter(|(_, name)| *name != parts.name);
-            let by = if let Some(ruler) = named.find(|other| !other.rules_of(alias).is_empty()) {
+            let by = if let Some(ruler) = named.find(|other| other.rules_host(alias)) {
                 format!("Ingress {}, which has a rule for it", ruler.name)
             } else if let Some((_, other)) = others.find(|(_, name)| {
                 // Whose own hosts are all somebody else's, to him that is said already.
@@ -91,7 +91,7 @@ impl Translator {
 
     fn first_host<'a>(&self, parts: &'a Parts) -> Option<&'a HostPattern> {
         let admitted = |host: &&HostPattern| self.owner(host).is_none_or(|owner| owner.admits(&parts.name));
-        parts.rules.iter().map(|(host, _)| host).find(admitted)
+        parts.named_hosts().find(admitted)
     }
 }
 

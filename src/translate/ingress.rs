@@ -2,17 +2,18 @@
 //! is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Settings;
 use super::aliases::ALIAS;
-use super::annotations::{self, Behaviour, Https, Sessions};
+use super::annotations::{self, Behaviour, ClientsAsked, Https, Sessions};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::paths::{self, ReadPath, Written};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use crate::filter::Filter;
-use crate::model::{BackendKey, BackendRef, HostPattern, InvalidHost, ObjectName, Rule};
+use crate::filter::{Filter, Redirect, RedirectTarget};
+use crate::model::{BackendKey, BackendTls, Canary, HostPattern, InvalidHost, ObjectName, Rule};
 
 /// One Ingress of ours, ready to be merged with others.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,12 +28,18 @@ pub(super) struct Parts {
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
+    /// Its rules are alternatives of others'.
+    pub(super) is_canary: bool,
     /// Sessions stay with their endpoints.
     pub(super) affinity: bool,
     /// How its requests get from http to https.
     pub(super) https: Https,
     /// More names for its hosts, sorted.
     pub(super) aliases: Vec<HostPattern>,
+    /// What is asked of clients' certificates, for all its hosts.
+    pub(super) clients: ClientsAsked,
+    /// How its backends are spoken to over TLS.
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
     /// What annotations name, be it there or not.
     pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
@@ -48,6 +55,15 @@ pub(super) struct Located {
     /// Stands for rules that can't be used, so that the host is not somebody else's.
     pub(super) holds: bool,
     pub(super) written: Written,
+}
+
+impl Located {
+    /// Stands for a host that sends to the one with `www.`, or without, if nothing else is there.
+    fn only_redirects(&self) -> bool {
+        let to_host =
+            |filter: &Filter| matches!(filter, Filter::Redirect(Redirect { to: RedirectTarget::Host(_), .. }));
+        self.holds && self.rule.filters.iter().any(to_host)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,9 +83,12 @@ impl Parts {
             tls: Vec::new(),
             listed: BTreeMap::new(),
             backends: Vec::new(),
+            is_canary: false,
             affinity: false,
             https: Https::default(),
             aliases: Vec::new(),
+            clients: ClientsAsked::default(),
+            backend_tls: None,
             references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -99,9 +118,10 @@ impl Parts {
         } else if ingress.rules.is_empty() {
             parts.problem("spec", "the Ingress has neither rules nor a defaultBackend", "add one of them");
         }
+        parts.redirect_www(&behaviour, settings);
         parts.read_tls(ingress);
-        if let Some((first, _)) = parts.rules.first().filter(|_| !parts.aliases.is_empty())
-            && parts.rules.iter().any(|(host, _)| host != first)
+        if let Some(first) = parts.named_hosts().min().filter(|_| !parts.aliases.is_empty())
+            && parts.named_hosts().any(|host| host != first)
         {
             let what = format!("the names are aliases of `{first}` alone, the first of the Ingress's hosts");
             parts.warning(annotations::field(ALIAS), what, "make an Ingress of each host that has aliases");
@@ -136,6 +156,16 @@ impl Parts {
         let begin = self.rules.partition_point(|(other, _)| other < host);
         let length = self.rules[begin..].partition_point(|(other, _)| other == host);
         &self.rules[begin..begin + length]
+    }
+
+    /// The hosts of its rules, without those that only send to another.
+    pub(super) fn named_hosts(&self) -> impl Iterator<Item = &HostPattern> {
+        self.rules.iter().filter(|(_, located)| !located.only_redirects()).map(|(host, _)| host)
+    }
+
+    /// Whether it has a rule for the host, and not only sends from there to another.
+    pub(super) fn rules_host(&self, host: &HostPattern) -> bool {
+        self.rules_of(host).iter().any(|(_, located)| !located.only_redirects())
     }
 
     /// The TLS blocks that list the host.
@@ -211,6 +241,10 @@ impl Parts {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
                 let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
+                if let Some(options) = &behaviour.secure_options {
+                    let secure = BackendKey { options: Some(options.clone()), ..key.clone() };
+                    self.backends.push((secure, field.clone()));
+                }
                 self.backends.push((key.clone(), field));
                 Some(key)
             }
@@ -256,22 +290,55 @@ impl Parts {
         if behaviour.closed {
             filters.clear();
         }
+        let backends: Vec<_> = open.into_iter().map(|backend| behaviour.send_to(backend)).collect();
+        let canary = behaviour.alternative.as_ref().map(|alternative| Canary {
+            source: self.name.clone(),
+            choice: alternative.choice.clone(),
+            backends: backends.clone(),
+            sticky: alternative.sticky,
+        });
         let rule = Rule {
             source: self.name.clone(),
-            backends: open.into_iter().map(|backend| BackendRef { backend, weight: 1 }).collect(),
+            backends,
             filters,
             affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
+            canary: canary.map(Box::new),
+            hash_by: behaviour.hash_by.clone().map(Box::new),
             path,
             pattern,
         };
         self.rules.push((host, Located { rule, field, holds: false, written }));
     }
 
+    /// The host with or without `www.` sends to this one, if nobody has a rule for it.
+    fn redirect_www(&mut self, behaviour: &Behaviour, settings: &Settings) {
+        if !behaviour.https.www {
+            return;
+        }
+        let mut others: BTreeMap<HostPattern, (Box<str>, String)> = BTreeMap::new();
+        for (host, located) in &self.rules {
+            let HostPattern::Exact(name) = host else { continue };
+            let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
+            let field = located.field.clone();
+            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| (name.clone(), field));
+        }
+        for (other, (name, field)) in others {
+            let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
+            let mut rule = Rule::new(self.name.clone(), None);
+            rule.filters = vec![Filter::Redirect(redirect)];
+            self.rules.push((other, Located { rule, field, holds: true, written: Written::none(false) }));
+        }
+    }
+
     fn read_annotations(&mut self, ingress: &Ingress, resources: &Resources, settings: &Settings) -> Behaviour {
         let annotations::Read { behaviour, references, problems, warnings } =
             annotations::read(ingress, resources, settings);
         self.references = references;
-        self.affinity = behaviour.sessions.is_some();
+        self.clients = behaviour.clients.clone();
+        self.backend_tls.clone_from(&behaviour.backend_tls);
+        // A canary's backends know the sessions of the Ingress that it is the alternative of.
+        self.is_canary = behaviour.alternative.is_some();
+        self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();
         self.https = behaviour.https;
         self.aliases.clone_from(&behaviour.aliases);
         self.problems.extend(problems);

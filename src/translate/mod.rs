@@ -182,7 +182,7 @@ impl Translator {
         services.filter_map(|service| service.external_name.clone()).collect()
     }
 
-    /// The Secrets and ConfigMaps that annotations of our Ingresses name: what must be watched by name.
+    /// What annotations of our Ingresses name, Secrets and `ConfigMap`s: what must be watched by name.
     pub fn references(&self) -> impl Iterator<Item = &ObjectRef> {
         self.by_reference.keys()
     }
@@ -301,7 +301,11 @@ impl Translator {
         let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers: Vec<_> = names.iter().map(referrer).collect();
         let sessions = names.iter().any(|name| self.ingresses[name].affinity);
-        let (backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        let (mut backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        // Whoever asks for the same names the same Secret.
+        let wanted = key.options.as_ref().and_then(|options| options.tls.as_deref());
+        let asked = |name: &ObjectName| self.ingresses[name].backend_tls.clone();
+        backend.tls = wanted.and_then(|wanted| names.iter().filter_map(asked).find(|tls| tls.options == *wanted));
         keep(&mut self.backend_problems, key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }

@@ -98,7 +98,8 @@ pub(super) fn read_together<'a>(
     all: Vec<(&'a Parts, &'a Located)>,
     problems: &mut Vec<Problem>,
 ) -> Vec<(&'a Parts, &'a Located, Cow<'a, Rule>)> {
-    let Some((maker, _)) = all.iter().find(|(_, located)| located.written.regex) else {
+    // A canary is nothing but another's alternative.
+    let Some((maker, _)) = all.iter().find(|(parts, located)| located.written.regex && !parts.is_canary) else {
         return all.into_iter().map(|(parts, located)| (parts, located, Cow::Borrowed(&located.rule))).collect();
     };
     let exacts = exacts(all.iter().map(|(_, located)| *located));

@@ -16,7 +16,7 @@ use super::object::Object;
 use super::paths;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
-use super::{Translator, class, service};
+use super::{Translator, annotations, class, service};
 use crate::model::{HostPattern, PathMatch, Rule};
 
 /// What to answer: refuse if there is a reason to.
@@ -56,8 +56,12 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
         Some(0) | None => true,
     };
     let (refused, old): (Vec<_>, Vec<_>) = found.into_iter().partition(is_new);
+    // What nobody has named yet has not been looked for yet: it may well be there.
+    let unknown = parts.references.iter().filter(|object| !translator.by_reference.contains_key(object));
+    let unknown: Vec<String> = unknown.map(annotations::not_there).collect();
+    let warnings = parts.warnings.iter().filter(|problem| !unknown.contains(&problem.what)).cloned();
     let missing = missing(&parts, resources);
-    Review { refused, warnings: old.into_iter().chain(parts.warnings.iter().cloned()).chain(missing).collect() }
+    Review { refused, warnings: old.into_iter().chain(warnings).chain(missing).collect() }
 }
 
 /// What a problem is, wherever it moved: without the indices in its field.
@@ -86,10 +90,14 @@ fn judge(translator: &Translator, parts: &Parts) -> BTreeSet<Problem> {
 /// The rules whose place another rule has: in the table of now, or further up in the same Ingress. And the paths that
 /// mean something else beside those of others.
 fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
+    // A canary has the place of another's rule, and takes it from nobody.
+    if parts.is_canary {
+        return Vec::new();
+    }
     let owner = translator.owner(host);
     let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
-    let all = others.filter_map(|name| translator.ingresses.get(name)).chain([parts]);
+    let all = others.filter_map(|name| translator.ingresses.get(name)).filter(|other| !other.is_canary).chain([parts]);
     let located = all.flat_map(|parts| parts.rules_of(host).iter().map(move |(_, located)| (parts, located)));
     let mut problems = Vec::new();
     let read = paths::read_together(host, located.filter(|(_, located)| !located.holds).collect(), &mut problems);

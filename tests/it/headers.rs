@@ -258,3 +258,37 @@ fn cookies_of_32_kib_pass_and_what_is_over_the_limit_is_431() {
     let lines = vec![many.as_str(); 90];
     assert_eq!(forwarded(&portunus, &backend, &lines).all("x-many").len(), 90);
 }
+
+/// The values of a field of an answer.
+fn answered(portunus: &Portunus, name: &str) -> Vec<String> {
+    let response = portunus.get("a.test", "/");
+    assert_eq!(response.status, 200);
+    response.head.all(name).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn answers_get_the_fields_of_the_config_map_that_the_ingress_names_as_it_comes_changes_and_goes() {
+    let backend = Backend::new(|exchange| {
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Verona: theirs\r\nX-Other: theirs\r\n\r\n");
+    });
+    let folder = Folder::to(&backend);
+    let ingress = Ingress::new("default", "all").prefix("/", "app", 80);
+    folder.write("ingress.yaml", ingress.annotation("nginx.ingress.kubernetes.io/custom-headers", "fields"));
+    let portunus = Portunus::serve_with(&folder, &["--global-allowed-response-headers", "x-verona,x-new"]);
+    let fields = |data: &str| {
+        let head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fields}\ndata:";
+        portunus.after(|| folder.write("fields.yaml", format!("{head} {data}\n")));
+    };
+    assert_eq!(answered(&portunus, "x-verona"), ["theirs"]);
+    fields("{X-Verona: ours, x-new: '1', x-other: '1'}");
+    assert_eq!(
+        (answered(&portunus, "x-verona"), answered(&portunus, "x-new")),
+        (vec!["ours".into()], vec!["1".into()])
+    );
+    assert_eq!(answered(&portunus, "x-other"), ["theirs"], "not allowed");
+    fields("{x-new: '2'}");
+    assert_eq!(answered(&portunus, "x-verona"), ["theirs"]);
+    assert_eq!(answered(&portunus, "x-new"), ["2"]);
+    portunus.after(|| folder.remove("fields.yaml"));
+    assert_eq!(answered(&portunus, "x-new"), Vec::<String>::new());
+}

@@ -9,17 +9,24 @@
     reason = "counts and sizes of tests are small, and metrics are whole numbers"
 )]
 
+mod access;
 mod access_log;
 mod admin;
 mod affinity;
 mod aliases;
 mod annotations;
+mod backend_tls;
+mod backends;
 mod bad_arguments;
 mod bad_http2;
 mod bad_manifests;
 mod bad_requests;
 mod balance;
+mod basic_auth;
+mod canary;
 mod classes;
+mod client_certificates;
+mod cors;
 mod docs;
 mod drain;
 mod echo;
@@ -34,6 +41,8 @@ mod limits;
 mod paths;
 mod proof;
 mod proxy_protocol;
+mod rate_limits;
+mod redirects;
 mod regex;
 mod retry;
 mod rewrite;

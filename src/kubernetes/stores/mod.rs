@@ -120,7 +120,7 @@ enum Change {
 /// An object, and what its status says, if it is an Ingress.
 struct Item {
     name: ObjectName,
-    object: Option<Object>,
+    object: Object,
     status: Vec<Address>,
 }
 
@@ -138,12 +138,10 @@ impl Stores {
             pending: false,
             failures: 0,
         };
-        stores.watch_all::<IngressClass>(client, Kind::IngressClass, config(), |class| Some(class.into()));
-        stores.watch_namespaced::<Ingress>(client, scope, Kind::Ingress, &config(), |ingress| Some(ingress.into()));
-        stores.watch_namespaced::<Service>(client, scope, Kind::Service, &config(), |service| Some(service.into()));
-        stores.watch_namespaced::<EndpointSlice>(client, scope, Kind::EndpointSlice, &config(), |slice| {
-            Some(slice.into())
-        });
+        stores.watch_all::<IngressClass>(client, Kind::IngressClass, config(), Object::from);
+        stores.watch_namespaced::<Ingress>(client, scope, Kind::Ingress, &config(), Object::from);
+        stores.watch_namespaced::<Service>(client, scope, Kind::Service, &config(), Object::from);
+        stores.watch_namespaced::<EndpointSlice>(client, scope, Kind::EndpointSlice, &config(), Object::from);
         let tls = config().fields(TLS);
         stores.watch_namespaced::<Secret>(client, scope, Kind::Secret, &tls, secret);
         for name in scope.secrets.iter().filter(|name| !scope.covers(name)) {
@@ -154,11 +152,11 @@ impl Stores {
         if let Some(name) = &scope.config_map {
             let one = config().fields(&format!("metadata.name={}", name.name));
             let covers = Covers::One(name.clone());
-            stores.watch_one::<ConfigMap>(client, Kind::ConfigMap, covers, one, |map| Some(map.into()));
+            stores.watch_one::<ConfigMap>(client, Kind::ConfigMap, covers, one, Object::from);
         }
         if let Some(selector) = &scope.selector {
             let selected = config().labels(selector);
-            stores.watch_all::<Namespace>(client, Kind::Namespace, selected, |namespace| Some(namespace.into()));
+            stores.watch_all::<Namespace>(client, Kind::Namespace, selected, Object::from);
         }
         stores
     }
@@ -268,11 +266,10 @@ impl Stores {
     }
 
     fn take(&mut self, item: Item, resources: &mut Resources) {
-        let Some(object) = item.object else { return };
-        if let Object::Ingress(_) = &object {
+        if let Object::Ingress(_) = &item.object {
             self.statuses.borrow_mut().set(item.name, &item.status);
         }
-        resources.apply(object);
+        resources.apply(item.object);
     }
 
     fn watch_namespaced<K>(
@@ -281,7 +278,7 @@ impl Stores {
         scope: &Scope,
         kind: Kind,
         config: &watcher::Config,
-        convert: fn(K) -> Option<Object>,
+        convert: fn(K) -> Object,
     ) where
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
@@ -294,7 +291,7 @@ impl Stores {
         }
     }
 
-    fn watch_all<K>(&mut self, client: &Client, kind: Kind, config: watcher::Config, convert: fn(K) -> Option<Object>)
+    fn watch_all<K>(&mut self, client: &Client, kind: Kind, config: watcher::Config, convert: fn(K) -> Object)
     where
         K: Watched + Resource<Scope = ClusterResourceScope>,
     {
@@ -307,7 +304,7 @@ impl Stores {
         kind: Kind,
         covers: Covers,
         config: watcher::Config,
-        convert: fn(K) -> Option<Object>,
+        convert: fn(K) -> Object,
     ) -> u64
     where
         K: Watched + Resource<Scope = NamespaceResourceScope>,
@@ -327,7 +324,7 @@ impl Stores {
         kind: Kind,
         covers: Covers,
         config: watcher::Config,
-        convert: fn(K) -> Option<Object>,
+        convert: fn(K) -> Object,
     ) -> u64 {
         let number = self.begun;
         self.begun += 1;
@@ -437,11 +434,11 @@ fn is_refused(error: &watcher::Error) -> bool {
     matches!(inner, kube::Error::Api(status) if status.code == 403)
 }
 
-fn secret(secret: Secret) -> Option<Object> {
-    Some(Object::from_secret(secret, unix_seconds()))
+fn secret(secret: Secret) -> Object {
+    Object::from_secret(secret, unix_seconds())
 }
 
-fn item<K: Watched>(object: K, convert: fn(K) -> Option<Object>) -> Item {
+fn item<K: Watched>(object: K, convert: fn(K) -> Object) -> Item {
     let (name, status) = (name(&object), object.status());
     Item { name, object: convert(object), status }
 }

@@ -9,7 +9,7 @@ use futures_util::stream::AbortHandle;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::{Covers, Stores, config, secret};
-use crate::translate::{Kind, ObjectRef, Resources};
+use crate::translate::{Kind, Object, ObjectRef, Resources};
 
 /// Most objects that are watched by name: each watch is a request that the API server keeps open.
 const NAMED_MAX: usize = 1000;
@@ -108,10 +108,131 @@ impl Stores {
                 let fields = format!("{one},{OTHER_TYPES}");
                 self.watch_one::<Secret>(&client, object.kind, covers, config().fields(&fields), secret).into()
             }
-            Kind::ConfigMap => self
-                .watch_one::<ConfigMap>(&client, object.kind, covers, config().fields(&one), |map| Some(map.into()))
-                .into(),
+            Kind::ConfigMap => {
+                self.watch_one::<ConfigMap>(&client, object.kind, covers, config().fields(&one), Object::from).into()
+            }
             Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice | Kind::Namespace => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::Client;
+    use serde_json::{Value, json};
+
+    use super::super::{Change, Scope, item};
+    use super::*;
+    use crate::model::ObjectName;
+
+    /// Watches of a server that never answers: what arrives is what the test says.
+    fn with_stores(scope: &Scope, test: impl FnOnce(Stores)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+                std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+            });
+            test(Stores::new(&Client::new(silent, "default"), scope));
+        });
+    }
+
+    fn read(kind: &str, data: &Value) -> Secret {
+        let metadata = json!({ "namespace": "verona", "name": "users" });
+        serde_json::from_value(json!({ "metadata": metadata, "type": kind, "stringData": data })).unwrap()
+    }
+
+    fn users(kind: Kind) -> ObjectRef {
+        ObjectRef::new(kind, &ObjectName::new("verona", "users"))
+    }
+
+    fn number(stores: &Stores, kind: Kind, by_name: bool) -> u64 {
+        let is_it = |source: &super::super::Source| source.kind == kind && source.follows.is_some() == by_name;
+        *stores.sources.iter().find(|(_, source)| is_it(source)).unwrap().0
+    }
+
+    #[test]
+    fn a_secret_that_becomes_another_type_is_known_to_one_watch_at_a_time() {
+        let (tls, opaque) = ("kubernetes.io/tls", "Opaque");
+        // Which watch tells first is chance.
+        for (from, to) in [(tls, opaque), (opaque, tls)] {
+            for removed_first in [true, false] {
+                with_stores(&Scope::default(), |mut stores| {
+                    let mut resources = Resources::default();
+                    let wanted = users(Kind::Secret);
+                    stores.follow([&wanted].into_iter(), &mut resources);
+                    let watch = |kind: &str| number(&stores, Kind::Secret, kind != tls);
+                    let (old, new) = (watch(from), watch(to));
+                    let arrives = |kind| Change::Applied(item(read(kind, &json!({ "auth": "a" })), secret));
+                    let is_there = |resources: &Resources| resources.names(Kind::Secret) == [wanted.name.clone()];
+                    for watch in [old, new] {
+                        stores.apply(watch, Change::ListBegins, &mut resources);
+                        stores.apply(watch, Change::ListEnds, &mut resources);
+                    }
+                    stores.apply(old, arrives(from), &mut resources);
+                    assert!(is_there(&resources));
+                    let removal = Change::Removed(wanted.name.clone());
+                    if removed_first {
+                        stores.apply(old, removal, &mut resources);
+                        assert!(!is_there(&resources));
+                        stores.apply(new, arrives(to), &mut resources);
+                    } else {
+                        stores.apply(new, arrives(to), &mut resources);
+                        stores.apply(old, removal, &mut resources);
+                    }
+                    assert!(is_there(&resources) && resources.has_tls_secret(&wanted.name) == (to == tls));
+                    // A list of the one without it is no word about the other's.
+                    stores.apply(old, Change::ListBegins, &mut resources);
+                    stores.apply(old, Change::ListEnds, &mut resources);
+                    assert!(is_there(&resources), "{from} to {to}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_watch_lasts_as_long_as_somebody_names_its_object() {
+        with_stores(&Scope::default(), |mut stores| {
+            let mut resources = Resources::default();
+            let watches = stores.sources.len();
+            let (secret_wanted, map_wanted) = (users(Kind::Secret), users(Kind::ConfigMap));
+            stores.follow([&secret_wanted, &map_wanted].into_iter(), &mut resources);
+            assert_eq!((stores.sources.len(), stores.awaits(false)), (watches + 2, true));
+            let number = number(&stores, Kind::Secret, true);
+            let arrives = || Change::Applied(item(read("Opaque", &json!({ "auth": "a" })), secret));
+            stores.apply(number, arrives(), &mut resources);
+            stores.follow([&secret_wanted].into_iter(), &mut resources);
+            assert_eq!((stores.sources.len(), resources.names(Kind::Secret).len()), (watches + 1, 1));
+            stores.apply(number, Change::ListEnds, &mut resources);
+            assert!(!stores.awaits(true), "it has listed");
+            stores.follow([].into_iter(), &mut resources);
+            stores.apply(number, arrives(), &mut resources);
+            assert_eq!((stores.sources.len(), resources.names(Kind::Secret).len()), (watches, 0));
+        });
+    }
+
+    #[test]
+    fn what_is_refused_or_out_of_reach_or_too_much_is_not_waited_for() {
+        let scope = Scope { namespaces: vec!["verona".to_owned()], ..Scope::default() };
+        with_stores(&scope, |mut stores| {
+            let mut resources = Resources::default();
+            let watches = stores.sources.len();
+            let elsewhere = ObjectRef::new(Kind::Secret, &ObjectName::new("capulet", "users"));
+            stores.follow([&elsewhere].into_iter(), &mut resources);
+            assert_eq!((stores.sources.len(), stores.awaits(true)), (watches, false));
+            let wanted = users(Kind::ConfigMap);
+            stores.follow([&wanted].into_iter(), &mut resources);
+            let refusal = |refused| Change::Failed { why: "forbidden".to_owned(), refused };
+            let number = number(&stores, Kind::ConfigMap, true);
+            stores.apply(number, refusal(false), &mut resources);
+            assert!(stores.awaits(true), "it is tried again");
+            stores.apply(number, refusal(true), &mut resources);
+            assert!(!stores.awaits(true));
+            let name = |index| ObjectRef::new(Kind::Secret, &ObjectName::new("verona", &format!("s{index}")));
+            let many: Vec<ObjectRef> = (0..NAMED_MAX + 5).map(name).collect();
+            stores.follow(many.iter().rev(), &mut resources);
+            assert_eq!(stores.sources.len(), watches + NAMED_MAX);
+        });
     }
 }

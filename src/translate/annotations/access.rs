@@ -10,6 +10,7 @@ use crate::filter::{Filter, SourceRange};
 /// Ranges of one list; each is looked at for each request.
 const RANGES_MAX: usize = 10_000;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     closing(
         "allowlist-source-range",

@@ -7,6 +7,7 @@ use crate::model::{Affinity, PathKind, PathMatch, SameSite};
 /// Longest name, path or domain, in bytes: they go to each client.
 const TEXT_BYTES_MAX: usize = 1024;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
         open("affinity", "`cookie`", "", "a session stays with the endpoint that first answered it, by a cookie").example("cookie"),
         open("affinity-mode", "`balanced`, `persistent`", "balanced", "both mean: no session leaves an endpoint that serves. ingress-nginx moves some under `balanced` when a Service grows").example("persistent"),

@@ -11,6 +11,7 @@ const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 /// Seconds: 20 days.
 const MAX_AGE: u32 = 1_728_000;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     open(
         "enable-cors",
@@ -39,7 +40,7 @@ pub(super) fn read(values: &mut Values) -> Option<Filter> {
         values.without_effect(others, "enable-cors: \"true\"");
         return None;
     }
-    let origins = values.parse("cors-allow-origin", origins).unwrap_or(Origins::Any);
+    let origins = origins(values);
     let methods = values.parse("cors-allow-methods", |text| names(text, |name| Method::from_bytes(name).is_ok()));
     let is_field = |name: &[u8]| name == b"*" || HeaderName::from_bytes(name).is_ok();
     let headers = values.parse("cors-allow-headers", |text| names(text, is_field));
@@ -56,22 +57,28 @@ pub(super) fn read(values: &mut Values) -> Option<Filter> {
     Some(Filter::Cors(Cors { origins, credentials, fields }))
 }
 
-fn origins(text: &str) -> Result<Origins, (String, String)> {
+/// The origins that may ask. One that can't be read is none; it never makes them more.
+fn origins(values: &mut Values) -> Origins {
+    let key = "cors-allow-origin";
+    let Some(text) = values.get(key, "", Some) else { return Origins::Any };
     let mut origins = Vec::new();
     for item in list(text) {
         if item == "*" {
-            return Ok(Origins::Any);
+            return Origins::Any;
         }
-        let origin = Origin::parse(item).ok_or_else(|| {
-            let fix = "write scheme://host or scheme://host:port, as https://verona.example";
-            (format!("`{}` is no origin", shown(item)), fix.to_owned())
-        });
-        origins.push(origin?);
+        match Origin::parse(item) {
+            Some(origin) => origins.push(origin),
+            None => values.void(
+                key,
+                format!("`{}` is no origin", shown(item)),
+                "write scheme://host or scheme://host:port, as https://verona.example; it may not ask meanwhile",
+            ),
+        }
     }
-    if origins.is_empty() {
-        return Err(("it names no origin".to_owned(), "write one, or `*`".to_owned()));
+    if list(text).next().is_none() {
+        values.void(key, "it names no origin".to_owned(), "write one, or `*`; nobody may ask meanwhile");
     }
-    Ok(Origins::Some(origins))
+    Origins::Some(origins)
 }
 
 fn names(text: &str, is_name: impl Fn(&[u8]) -> bool) -> Result<HeaderValue, (String, String)> {

@@ -5,9 +5,14 @@
 
 mod access;
 mod affinity;
+mod backend_tls;
 mod backends;
+mod basic_auth;
+mod canary;
+mod client_certificates;
 mod cors;
 mod headers;
+mod limits;
 mod paths;
 mod redirects;
 mod table;
@@ -16,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
+pub(super) use canary::Alternative;
+pub(super) use client_certificates::ClientsAsked;
 pub(super) use paths::Paths;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
@@ -24,8 +31,8 @@ use super::Settings;
 use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
-use crate::filter::Filter;
-use crate::model::{BackendOptions, HostPattern, ObjectName};
+use crate::filter::{Filter, Template};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, HostPattern, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -94,11 +101,27 @@ pub(super) struct Behaviour {
     /// In their order.
     pub(super) filters: Vec<Filter>,
     pub(super) options: Option<Arc<BackendOptions>>,
+    /// The options for requests that came over TLS, if they are others.
+    pub(super) secure_options: Option<Arc<BackendOptions>>,
+    pub(super) hash_by: Option<Template>,
+    /// The Ingress is the alternative of another.
+    pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
     pub(super) paths: Paths,
     /// More names for its hosts, sorted.
     pub(super) aliases: Vec<HostPattern>,
+    pub(super) clients: ClientsAsked,
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
+}
+
+impl Behaviour {
+    /// All of a rule's requests go to this backend, or its other form.
+    pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
+        let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
+        let secure = self.secure_options.as_ref().map(options);
+        BackendRef { backend, weight: 1, secure }
+    }
 }
 
 /// All that annotations come to.
@@ -115,25 +138,35 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
+    let backend_tls = backend_tls::read(&mut values);
+    let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
-        options: backends::options(&mut values),
+        options: asked.options.any(),
+        secure_options: asked.secure.and_then(BackendOptions::any),
+        hash_by: asked.hash_by,
+        alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
         paths: paths::read(&mut values),
         aliases: paths::aliases(&mut values),
+        clients: client_certificates::read(&mut values),
+        backend_tls,
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
+    filters.extend(limits::read(&mut values, settings));
     filters.extend(access::read(&mut values));
+    filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
-        let closes = fault.closes();
+        // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
+        let closes = fault.closes() && (behaviour.alternative.is_none() || backend_tls::has(fault.name));
         let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
@@ -146,13 +179,16 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         behaviour.closed |= closes && !ignored;
         // What others can mend is no reason to refuse this object.
         let blocks = match nature {
-            Nature::Invalid => true,
+            Nature::Invalid | Nature::Void => true,
             Nature::Unsupported => closes && !ignored,
             Nature::Missing | Nature::Idle => false,
         };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
         let problem = Problem::new(object, field(name), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
+    }
+    if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
+        behaviour.clients = ClientsAsked::Nothing;
     }
     Read { behaviour, references: values.references, problems, warnings }
 }
@@ -224,6 +260,8 @@ struct Fault<'a> {
 enum Nature {
     /// The value is none, and only the Ingress can mend it.
     Invalid,
+    /// The same, and no default counts instead.
+    Void,
     /// What it names isn't there or is of no use, and others can mend it.
     Missing,
     /// It could be read, and has no effect.
@@ -236,7 +274,7 @@ impl Fault<'_> {
     /// Whether something was asked for that isn't done, so that a key that restricts would leave its routes open.
     fn closes(&self) -> bool {
         match self.nature {
-            Nature::Invalid | Nature::Missing | Nature::Unsupported => restricts(self.name),
+            Nature::Invalid | Nature::Void | Nature::Missing | Nature::Unsupported => restricts(self.name),
             Nature::Idle => false,
         }
     }
@@ -287,7 +325,6 @@ impl<'a> Values<'a> {
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
-    #[allow(dead_code, reason = "for the first key that is honoured and names a Secret")]
     fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
         let named = self.reference(name, Kind::Secret)?;
         let object = self.resources.secrets.get(&named);
@@ -305,10 +342,22 @@ impl<'a> Values<'a> {
         self.found(name, Kind::ConfigMap, named, object)
     }
 
+    /// Says that a key can't be honoured as the Ingress stands.
+    fn invalid(&mut self, name: &'static str, what: &str, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), nature: Nature::Invalid });
+    }
+
     /// Says that what a key names is there, but can't be used.
     fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
         self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// Says that a part of what a key names does nothing; the rest counts.
+    fn idle(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Idle });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects
@@ -342,10 +391,16 @@ impl<'a> Values<'a> {
         object: Option<&'a T>,
     ) -> Option<Named<'a, T>> {
         let Some(object) = object else {
-            self.broken(key, format!("there is no {kind:?} {name}"), "create it, or remove the annotation");
+            self.broken(key, not_there(&ObjectRef::new(kind, &name)), "create it, or remove the annotation");
             return None;
         };
         Some(Named { name, object })
+    }
+
+    /// Says that a part of a value is none, and that nothing counts instead.
+    fn void(&mut self, name: &'static str, what: String, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what, fix: fix.to_owned(), nature: Nature::Void });
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
@@ -385,15 +440,19 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
+/// What to say of an object that isn't there.
+pub(super) fn not_there(object: &ObjectRef) -> String {
+    format!("there is no {object}")
+}
+
 /// A DNS subdomain (RFC 1123), as names of objects are. Names are written into queries to the API server, so nothing
 /// else may pass.
 fn is_object_name(text: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
-        let [first, .., last] = label.as_bytes() else {
-            return label.bytes().len() == 1 && label.bytes().all(alphanumeric);
-        };
-        alphanumeric(*first) && alphanumeric(*last) && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
+        let ends = [label.bytes().next(), label.bytes().last()];
+        let inner = |byte: u8| alphanumeric(byte) || byte == b'-';
+        ends.iter().all(|end| end.is_some_and(alphanumeric)) && label.bytes().all(inner)
     };
     text.len() <= NAME_BYTES_MAX && text.split('.').all(label)
 }

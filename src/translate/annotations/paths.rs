@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Annotation, Fault, Nature, Values, list, open, shown};
-use crate::filter::{Filter, PathPattern, Rewrite, Template};
+use crate::filter::{Captures, Filter, PathPattern, Rewrite};
 use crate::model::{HostPattern, InvalidHost, normalize};
 
 /// Names of one Ingress; each is a host with all the rules of another.
@@ -27,8 +27,8 @@ pub(in crate::translate) struct Paths {
 #[derive(Debug)]
 struct Rewriting {
     text: Box<str>,
-    target: Template,
-    prefix: Option<Template>,
+    target: Captures,
+    prefix: Option<Captures>,
 }
 
 impl Paths {
@@ -66,18 +66,18 @@ pub(super) fn read(values: &mut Values) -> Paths {
         return Paths { use_regex, rewriting: None };
     };
     let fix = "write a path, as /shop, with $1 to $9 for what the path's groups find";
-    let prefix = values.get("x-forwarded-prefix", fix, |text| is_template(text).then(|| Template::parse(text))?);
+    let prefix = values.get("x-forwarded-prefix", fix, |text| is_template(text).then(|| Captures::parse(text))?);
     Paths { use_regex, rewriting: Some(Rewriting { text: text.into(), target, prefix }) }
 }
 
-fn target(text: &str) -> Result<Template, (String, String)> {
+fn target(text: &str) -> Result<Captures, (String, String)> {
     let fix = |fix: &str| (format!("`{}` is no value for it", shown(text)), fix.to_owned());
     if text.contains("://") {
         return Err(fix("write a path; permanent-redirect and temporal-redirect send to URLs"));
     }
     // The path that comes of it must mean one thing, whatever is found.
     let one_meaning = || normalize(&text.replace('$', "x")).is_ok_and(|path| path.sent == text.replace('$', "x"));
-    let template = Template::parse(text).filter(|_| is_template(text));
+    let template = Captures::parse(text).filter(|_| is_template(text));
     let template = template.filter(|_| text.starts_with('$') || (text.starts_with('/') && one_meaning()));
     template.ok_or_else(|| fix("write a path, as /shop/$1, with $1 to $9 for what the path's groups find"))
 }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_target_that_is_the_path_itself_changes_nothing() {
-        let template = |text| Template::parse(text).unwrap();
+        let template = |text| Captures::parse(text).unwrap();
         let rewriting = Rewriting { text: "/a".into(), target: template("/a"), prefix: Some(template("/$3")) };
         let paths = Paths { use_regex: false, rewriting: Some(rewriting) };
         assert!(!paths.is_regex("/a") && paths.is_regex("/b"));

@@ -6,6 +6,7 @@ use super::{Annotation, Values, open};
 use crate::filter::{Filter, Redirect, RedirectTarget};
 use crate::translate::Settings;
 
+#[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     open("ssl-redirect", "bool", "true", "from http to https (308) on hosts that a TLS block lists or a certificate is for; `--ssl-redirect` is the default. Requests for `/.well-known/acme-challenge/` stay").example("false"),
     open("force-ssl-redirect", "bool", "false", "the same on any host, for where TLS ends before Portunus: a trusted proxy says `X-Forwarded-Proto: https`").example("true"),
@@ -77,7 +78,7 @@ fn to_url(
 fn url(text: &str) -> Option<HeaderValue> {
     let uri: Uri = text.parse().ok()?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some();
-    is_http.then(|| HeaderValue::from_str(text).ok())?
+    (is_http && text.is_ascii()).then(|| HeaderValue::from_str(text).ok())?
 }
 
 /// Begins with one slash: two would name another host.

@@ -14,6 +14,7 @@ mod events;
 mod harness;
 mod helm;
 mod image;
+mod named;
 mod outage;
 mod ownership;
 mod rolling;

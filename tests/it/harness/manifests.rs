@@ -78,6 +78,12 @@ impl Ingress {
         self
     }
 
+    /// ingress-nginx's annotations, without their prefix.
+    pub fn asks(self, keys: &[(&str, &str)]) -> Self {
+        let prefix = "nginx.ingress.kubernetes.io";
+        keys.iter().fold(self, |ingress, (key, value)| ingress.annotation(&format!("{prefix}/{key}"), value))
+    }
+
     pub fn default_backend(mut self, service: &str, port: impl ToString) -> Self {
         self.default = Some((service.into(), port.to_string()));
         self
@@ -165,6 +171,13 @@ pub fn tls_secret(namespace: &str, name: &str, certificate: &str, key: &str) -> 
         base64(certificate.as_bytes()),
         base64(key.as_bytes()),
     )
+}
+
+/// A Secret of any type, with these files.
+pub fn secret(namespace: &str, name: &str, files: &[(&str, &str)]) -> String {
+    let begin = format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ndata:\n");
+    let lines = files.iter().map(|(file, text)| format!("  {file}: {}\n", base64(text.as_bytes())));
+    lines.fold(begin, |all, line| all + &line)
 }
 
 pub fn base64(bytes: &[u8]) -> String {
