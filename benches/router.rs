@@ -45,6 +45,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         hosts.entry(pattern).or_default().push(Rule {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
+            pattern: None,
             backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
             affinity: None,
             canary: None,

@@ -7,9 +7,11 @@ mod canary;
 mod cors;
 mod limit;
 mod password;
+mod path_pattern;
 mod pattern;
 mod redirect;
 mod response_headers;
+mod rewrite;
 mod source_range;
 mod template;
 mod text;
@@ -26,9 +28,11 @@ pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cors::{Cors, Origin, Origins};
 pub use limit::{Bucket, Excess, Limits, RATES_MAX, Rate};
 pub use password::{Hash, InvalidHash};
+pub use path_pattern::{PathPattern, PathPatterns};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
+pub use rewrite::{Captures, Rewrite};
 pub use source_range::SourceRange;
 pub use template::{Template, VARIABLES};
 
@@ -48,6 +52,8 @@ pub enum Filter {
     SourceRange(SourceRange),
     /// Who passes, by name and password.
     BasicAuth(Arc<BasicAuth>),
+    /// Another path for the endpoint.
+    Rewrite(Rewrite),
     /// `Host` for the endpoint.
     UpstreamHost(#[serde(serialize_with = "text::value")] HeaderValue),
     /// Fields that all answers get.
@@ -73,6 +79,8 @@ pub struct Request<'r> {
     pub client: IpAddr,
     /// `Host` for the endpoint, if it is another than the client's.
     pub upstream_host: Option<HeaderValue>,
+    /// The path for the endpoint, if it is another than the target's; to be checked before it is used.
+    pub rewritten: Option<String>,
 }
 
 /// What an answer's filters need to know of its request.
@@ -115,6 +123,7 @@ impl Filter {
             Self::Limits(_) => 40,
             Self::SourceRange(_) => 50,
             Self::BasicAuth(_) => 60,
+            Self::Rewrite(_) => 70,
             Self::UpstreamHost(_) => 80,
             Self::ResponseHeaders(_) => 90,
             Self::Hsts(_) => 91,
@@ -138,6 +147,10 @@ impl Filter {
                 Ok(login) => return Verdict::Check(Box::new(login)),
                 Err(refusal) => Some(refusal),
             },
+            Self::Rewrite(rewrite) => {
+                rewrite.apply(request);
+                None
+            }
             Self::UpstreamHost(host) => {
                 request.upstream_host = Some(host.clone());
                 None
@@ -160,6 +173,7 @@ impl Filter {
             | Self::Limits(_)
             | Self::SourceRange(_)
             | Self::BasicAuth(_)
+            | Self::Rewrite(_)
             | Self::UpstreamHost(_) => {}
         }
     }

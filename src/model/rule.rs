@@ -1,9 +1,11 @@
 //! One rule of a host: what it matches, what it does with a request, and where it sends it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Affinity, BackendKey, ObjectName};
-use crate::filter::{self, Filter, Template};
+use crate::filter::{self, Filter, PathPattern, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -12,9 +14,12 @@ pub enum PathKind {
     Exact,
     /// By whole elements: `/foo` is a prefix of `/foo`, `/foo/` and `/foo/bar`, and not of `/foobar`.
     Prefix,
+    /// As ingress-nginx has it: without regard to case, anchored at the start only. All rules of a host or none.
+    Regex,
 }
 
-/// A path to match, in the normal form of [`super::normalize`]. A prefix has no trailing slash, but for `/`.
+/// A path to match, in the normal form of [`super::normalize`]; a regular expression, as it is written. A prefix has no
+/// trailing slash, but for `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PathMatch {
     pub kind: PathKind,
@@ -24,7 +29,7 @@ pub struct PathMatch {
 impl PathMatch {
     pub fn new(kind: PathKind, path: &str) -> Self {
         let value = match (kind, path.trim_end_matches('/')) {
-            (PathKind::Exact, _) => path,
+            (PathKind::Exact | PathKind::Regex, _) => path,
             (PathKind::Prefix, "") => "/",
             (PathKind::Prefix, trimmed) => trimmed,
         };
@@ -37,6 +42,11 @@ impl PathMatch {
         match self.kind {
             PathKind::Exact => rest.starts_with('/'),
             PathKind::Prefix => rest.is_empty() || rest.starts_with('/'),
+            // One that is more than a token could match anything.
+            PathKind::Regex => {
+                let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                rest.strip_prefix('/').is_some_and(|rest| rest.bytes().all(token))
+            }
         }
     }
 }
@@ -55,7 +65,16 @@ pub struct BackendRef {
 impl Rule {
     /// A rule that sends nowhere: its requests get 503.
     pub fn new(source: ObjectName, path: Option<PathMatch>) -> Self {
-        Self { source, path, backends: vec![], filters: vec![], affinity: None, canary: None, hash_by: None }
+        Self {
+            source,
+            path,
+            pattern: None,
+            backends: vec![],
+            filters: vec![],
+            affinity: None,
+            canary: None,
+            hash_by: None,
+        }
     }
 }
 
@@ -76,6 +95,9 @@ pub struct Rule {
     pub source: ObjectName,
     /// `None` takes what no other rule of the host matched (an Ingress's `defaultBackend`).
     pub path: Option<PathMatch>,
+    /// The path, compiled, if it is a regular expression.
+    #[serde(skip)]
+    pub pattern: Option<Arc<PathPattern>>,
     pub backends: Vec<BackendRef>,
     /// What is done with requests and answers, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]

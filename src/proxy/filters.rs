@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri};
 
 use super::body::Exchange;
+use super::error::Error;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
 use crate::balance;
 use crate::filter::{Asked, Filter, Login, Request, Verdict};
+use crate::model::normalize;
 use crate::table::Route;
 
 /// What the answer's filters need, whoever answers.
@@ -54,6 +57,7 @@ pub(super) fn apply(
         authority,
         path,
         upstream_host: None,
+        rewritten: None,
     };
     let mut login = None;
     let key = route.hash_by.as_ref().map(|template| balance::key(&template.fill(&request)));
@@ -69,7 +73,26 @@ pub(super) fn apply(
             Verdict::Check(found) => login = Some(found),
         }
     }
-    Ok(Outcome { upstream_host: request.upstream_host, key, login })
+    let Request { upstream_host, rewritten, .. } = request;
+    if let Some(path) = rewritten {
+        replace_path(head, &path)?;
+    }
+    Ok(Outcome { upstream_host, key, login })
+}
+
+/// Puts a path that a filter made into the target. What a pattern found can have another meaning in its new place: a
+/// path that isn't in its one meaning any more, as one with dot segments, would reach what no rule meant.
+fn replace_path(head: &mut Parts, path: &str) -> Result<(), Error> {
+    const NO_PATH: Error = Error::Malformed("the path that the rule makes of it is none");
+    if normalize(path).map_err(|_| NO_PATH)?.sent != path {
+        return Err(NO_PATH);
+    }
+    let target = match head.uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    head.uri = Uri::from(target.map_err(|_| NO_PATH)?);
+    Ok(())
 }
 
 impl Applied {

@@ -13,6 +13,7 @@ mod client_certificates;
 mod cors;
 mod headers;
 mod limits;
+mod paths;
 mod redirects;
 mod table;
 
@@ -22,6 +23,7 @@ use std::sync::{Arc, LazyLock};
 pub(super) use affinity::Sessions;
 pub(super) use canary::Alternative;
 pub(super) use client_certificates::ClientsAsked;
+pub(super) use paths::Paths;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
 
@@ -30,7 +32,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::{Filter, Template};
-use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, ObjectName};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, HostPattern, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -106,6 +108,9 @@ pub(super) struct Behaviour {
     pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+    pub(super) paths: Paths,
+    /// More names for its hosts, sorted.
+    pub(super) aliases: Vec<HostPattern>,
     pub(super) clients: ClientsAsked,
     pub(super) backend_tls: Option<Arc<BackendTls>>,
 }
@@ -144,6 +149,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
+        paths: paths::read(&mut values),
+        aliases: paths::aliases(&mut values),
         clients: client_certificates::read(&mut values),
         backend_tls,
     };
@@ -177,13 +184,18 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
             Nature::Missing | Nature::Idle => false,
         };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
-        let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
+        let problem = Problem::new(object, field(name), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
     if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
         behaviour.clients = ClientsAsked::Nothing;
     }
     Read { behaviour, references: values.references, problems, warnings }
+}
+
+/// Where a key stands.
+pub(super) fn field(name: &str) -> String {
+    format!("metadata.annotations[{PREFIX}{name}]")
 }
 
 /// Faults of what nobody reads.

@@ -2,8 +2,8 @@
 //! honoured has its row in its topic's file.
 
 use super::{
-    Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors, headers,
-    limits, open, redirects,
+    Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors,
+    headers, limits, open, paths, redirects,
 };
 
 /// All keys without the prefix, by topic.
@@ -34,23 +34,10 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
             open("fastcgi-params-configmap", "ConfigMap", "", "FastCGI params").never(),
         ],
     ),
+    ("Path, rewrite, aliases", paths::ANNOTATIONS),
     (
-        "Path, rewrite, aliases",
+        "Default backend, errors",
         &[
-            open(
-                "use-regex",
-                "bool",
-                "false",
-                "paths of the host are case-insensitive regexes, anchored at their start",
-            ),
-            open(
-                "rewrite-target",
-                "path with `$1`",
-                "",
-                "the path that the backend gets; makes the host's paths regexes",
-            ),
-            open("x-forwarded-prefix", "text with `$1`", "", "what the backend gets as X-Forwarded-Prefix"),
-            open("server-alias", "list of hosts", "", "more names for the host"),
             open("enable-rewrite-log", "bool", "false", "nginx rewrite log"),
             open(
                 "default-backend",
