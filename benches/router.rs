@@ -48,6 +48,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             pattern: None,
             backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
             affinity: None,
+            forwarding: None,
             canary: None,
             hash_by: None,
             filters: Vec::new(),

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue, StatusCode};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
+use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
@@ -29,6 +30,8 @@ pub struct Route {
     pub is_challenge: bool,
     /// What its clients have asked for, if there is a limit to it.
     pub counts: Option<Arc<Counts>>,
+    /// None for most routes.
+    pub forwarding: Option<Arc<Forwarding>>,
     /// What a request is balanced by, where its backends hash.
     pub hash_by: Option<Box<Template>>,
     pub canary: Option<Box<CanaryRoute>>,
@@ -94,6 +97,37 @@ impl Target {
     fn slot(&self, secure: bool) -> SlotId {
         self.secure.as_ref().filter(|_| secure).unwrap_or(&self.slot).id()
     }
+}
+
+/// How a route's requests are sent on, where it isn't as the operator's flags have it.
+#[derive(Debug)]
+pub struct Forwarding {
+    pub rule: model::Forwarding,
+    /// Who answers when the endpoints don't, or with an error.
+    pub default_backend: Option<SlotId>,
+    /// What it is told of the route.
+    pub error_fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Forwarding {
+    /// Whether the default backend answers instead of an answer with this status: an endpoint's, or our own.
+    pub fn replaces(&self, status: StatusCode, own: bool) -> bool {
+        let default = self.rule.default_backend.as_ref();
+        default.is_some_and(|default| default.errors.contains(&status.as_u16()) && (own || !default.passes_errors))
+    }
+}
+
+/// `X-Namespace` and the like, as ingress-nginx has them.
+fn error_fields(rule: &Rule) -> Vec<(HeaderName, HeaderValue)> {
+    let ingress = &rule.source;
+    let mut fields = vec![("x-namespace", ingress.namespace.to_string()), ("x-ingress-name", ingress.name.to_string())];
+    if let Some(BackendRef { backend, .. }) = rule.backends.first() {
+        fields.push(("x-service-name", backend.service.name.to_string()));
+        fields.push(("x-service-port", backend.port.to_string()));
+    }
+    // The API server lets nothing through that could not stand in a field; a folder might.
+    let field = |(name, text)| Some((HeaderName::from_static(name), HeaderValue::try_from(text).ok()?));
+    fields.into_iter().filter_map(field).collect()
 }
 
 #[derive(Debug)]
@@ -283,8 +317,17 @@ impl Publisher {
         let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
         // By the object, as ingress-nginx does: its rules share what a client may ask for.
         let counts = limited.then(|| self.counters.of(&rule.source));
+        // What sends nowhere may be closed to somebody, and has no default backend either.
+        let forwarding = rule.forwarding.as_deref().filter(|_| !rule.backends.is_empty()).map(|forwarding| {
+            let default = forwarding.default_backend.as_ref();
+            Arc::new(Forwarding {
+                rule: forwarding.clone(),
+                default_backend: default.and_then(|default| self.slots.get(&default.backend)).map(|slot| slot.id()),
+                error_fields: if default.is_some() { error_fields(rule) } else { Vec::new() },
+            })
+        });
         let (id, label) = (self.metrics.route(&label), label.into());
-        Route { id, label, affinity, filters, counts, is_challenge, hash_by, canary, backends }
+        Route { id, label, affinity, filters, counts, is_challenge, forwarding, hash_by, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {
@@ -330,7 +373,7 @@ fn epochs(upstreams: &[Option<Arc<Upstream>>]) -> Vec<u64> {
 
 /// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.
 pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
-    let certificate = |(secret, certificate): (&crate::model::ObjectName, &Arc<crate::model::Certificate>)| {
+    let certificate = |(secret, certificate): (&model::ObjectName, &Arc<model::Certificate>)| {
         json!({
             "secret": secret,
             "names": certificate.names,

@@ -14,6 +14,8 @@ use crate::balance::Policy;
 pub enum PortRef {
     Number(u16),
     Name(Arc<str>),
+    /// Whichever the Service lists first.
+    First,
 }
 
 impl fmt::Display for PortRef {
@@ -21,6 +23,7 @@ impl fmt::Display for PortRef {
         match self {
             Self::Number(number) => write!(f, "{number}"),
             Self::Name(name) => f.write_str(name),
+            Self::First => f.write_str("first"),
         }
     }
 }

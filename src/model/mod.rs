@@ -8,6 +8,7 @@ mod backend;
 mod backend_tls;
 mod certificate;
 mod client_certificates;
+mod forwarding;
 mod host;
 mod host_map;
 mod name;
@@ -25,6 +26,7 @@ pub use backend::{Backend, BackendKey, BackendOptions, Endpoint, PortRef, Protoc
 pub use backend_tls::{BackendTls, BackendTlsOptions, TlsVersions};
 pub use certificate::{Certificate, PrivateKey};
 pub use client_certificates::{ClientCertificates, VerifyClient};
+pub use forwarding::{DefaultBackend, Failure, Forwarding, Retry};
 pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;

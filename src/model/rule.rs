@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Affinity, BackendKey, ObjectName};
+use super::{Affinity, BackendKey, Forwarding, ObjectName};
 use crate::filter::{self, Filter, PathPattern, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
@@ -72,6 +72,7 @@ impl Rule {
             backends: vec![],
             filters: vec![],
             affinity: None,
+            forwarding: None,
             canary: None,
             hash_by: None,
         }
@@ -105,6 +106,8 @@ pub struct Rule {
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Box<Forwarding>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<Box<Canary>>,
     /// What a request is balanced by, where its backends hash; the client's address without it.

@@ -3,8 +3,9 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,9 +14,11 @@ use hyper::body::Incoming;
 use super::access_log::Record;
 use super::connection::Connection;
 use super::error::Error;
-use crate::clock::Timer;
+use super::error_page::Page;
+use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
-use crate::upstream::{BodyFault, BodyWatch, Http1, Permit, SlotId};
+use crate::table::Forwarding;
+use crate::upstream::{BodyWatch, Http1, Permit, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -31,6 +34,10 @@ pub struct Exchange {
     pub watch: Option<Rc<BodyWatch>>,
     /// Counts it among its client's requests, where those are limited.
     pub permit: Option<Permit>,
+    /// What the rule says of it; nothing for most.
+    pub forwarding: Option<Arc<Forwarding>>,
+    /// What to ask the rule's default backend with, if it may come to that.
+    pub page: Option<Box<Page>>,
     /// Only if there is an access log.
     pub record: Option<Box<Record>>,
     /// Why it ended, unless the answer was complete.
@@ -53,10 +60,36 @@ impl Exchange {
             endpoint: None,
             watch: None,
             permit: None,
+            forwarding: None,
+            page: None,
             record: None,
             reason: None,
             complete: false,
         }
+    }
+
+    /// Longest time to connect to an endpoint.
+    pub fn connect_timeout(&self) -> Duration {
+        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.connect_timeout_seconds);
+        own.map_or(self.connection.worker.settings.pools.connect_timeout, |seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// Longest time between two reads of the answer, in ticks.
+    pub fn read_timeout(&self) -> u64 {
+        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.read_timeout_seconds);
+        own.map_or(self.connection.worker.settings.upstream_read_timeout, seconds_in_ticks)
+    }
+
+    /// Longest time between two writes of the request, in ticks.
+    pub fn write_timeout(&self) -> u64 {
+        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.send_timeout_seconds);
+        own.map_or(self.connection.worker.settings.upstream_write_timeout, seconds_in_ticks)
+    }
+
+    /// Longest time that a tunnel may be silent, in ticks.
+    pub fn tunnel_idle_timeout(&self) -> u64 {
+        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.read_timeout_seconds);
+        own.map_or(self.connection.worker.settings.tunnel_idle_timeout, seconds_in_ticks)
     }
 
     /// The endpoint is done with the request.
@@ -65,6 +98,10 @@ impl Exchange {
             self.connection.worker.pools.end(endpoint);
         }
     }
+}
+
+fn seconds_in_ticks(seconds: u32) -> u64 {
+    ticks(Duration::from_secs(seconds.into()))
 }
 
 impl Drop for Exchange {
@@ -166,11 +203,7 @@ impl ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         if let Some(exchange) = &mut self.exchange {
             let fault = exchange.watch.as_ref().and_then(|watch| watch.fault.get());
-            exchange.reason = Some(match fault {
-                Some(BodyFault::Broken) => Error::ClientBodyBroken.reason(),
-                Some(BodyFault::TimedOut) => Error::ClientBodyTimeout.reason(),
-                None => reason,
-            });
+            exchange.reason = Some(fault.map_or(reason, |fault| Error::from(fault).reason()));
         }
         Poll::Ready(Some(Err(error)))
     }

@@ -2,6 +2,9 @@
 
 use http::StatusCode;
 
+use super::body::Exchange;
+use crate::upstream::BodyFault;
+
 /// Everything that can go wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
@@ -20,6 +23,10 @@ pub enum Error {
     Overloaded,
     ClientBodyBroken,
     ClientBodyTimeout,
+    /// The request's body is longer than its rule allows.
+    BodyTooLarge,
+    /// An endpoint, or a filter, answered with this status, and its answer was let go.
+    Answered(StatusCode),
     /// Every endpoint that was tried refused the connection.
     ConnectFailed,
     ConnectTimeout,
@@ -42,6 +49,8 @@ impl Error {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Answered(status) => status,
             Self::ConnectFailed | Self::UpstreamFailed | Self::UpstreamReset(_) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -55,11 +64,13 @@ impl Error {
             | Self::HeadersTooLarge
             | Self::NotImplemented(_)
             | Self::ClientBodyBroken
-            | Self::ClientBodyTimeout => true,
+            | Self::ClientBodyTimeout
+            | Self::BodyTooLarge => true,
             Self::Misdirected
             | Self::NoRoute
             | Self::NoEndpoint
             | Self::Overloaded
+            | Self::Answered(_)
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamFailed
@@ -80,6 +91,8 @@ impl Error {
             Self::Overloaded => "too many requests in flight",
             Self::ClientBodyBroken => "the request body is broken",
             Self::ClientBodyTimeout => "the request body did not arrive in time",
+            Self::BodyTooLarge => "the request body is too large",
+            Self::Answered(_) => "there is no page that says more",
             Self::ConnectFailed => "no endpoint could be reached",
             Self::ConnectTimeout => "no endpoint could be reached in time",
             Self::UpstreamFailed | Self::UpstreamReset(_) => "the endpoint did not answer",
@@ -97,6 +110,8 @@ impl Error {
             Self::Overloaded => "overloaded",
             Self::ClientBodyBroken => "client_body_broken",
             Self::ClientBodyTimeout => "client_body_timeout",
+            Self::BodyTooLarge => "client_body_too_large",
+            Self::Answered(_) => "error_discarded",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamFailed => "upstream_failed",
@@ -104,4 +119,19 @@ impl Error {
             Self::UpstreamTimeout => "upstream_timeout",
         }
     }
+}
+
+impl From<BodyFault> for Error {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken => Self::ClientBodyBroken,
+            BodyFault::TimedOut => Self::ClientBodyTimeout,
+            BodyFault::TooLarge => Self::BodyTooLarge,
+        }
+    }
+}
+
+/// A client's broken body is not the endpoint's fault.
+pub fn blame(exchange: &Exchange, error: Error) -> Error {
+    exchange.watch.as_ref().and_then(|watch| watch.fault.get()).map_or(error, Error::from)
 }

@@ -1,35 +1,33 @@
 //! Sends a request to an endpoint and brings back the head of its answer. A request that never reached an
 //! endpoint, because it could not be connected or a kept-alive connection was gone, is sent to another, whatever
 //! its method; that is no retry. One that an endpoint took and did not answer is sent once more where
-//! [`super::retry`] allows it.
+//! [`super::attempts`] allows it.
 #![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 
+use super::attempts::{Attempts, Carrier};
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
+use super::error_page;
 use super::headers;
-use super::retry::Kept;
-use super::send::{Answer, Outgoing, SendError, send};
+use super::send::{Answer, Outgoing, send};
 use super::session::Session;
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
 use crate::filter::Login;
 use crate::model::Protocol;
-use crate::upstream::{Acquired, BodyFault, ConnectError, Endpoint, Http1, Pools, RequestBody, SlotId, Upstream};
+use crate::upstream::{Acquired, ConnectError, Endpoint, Http1, RequestBody, SlotId, Upstream};
 
-/// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
-const STALE_MAX: usize = 3;
-
-/// Most endpoints that one request waits for in vain to connect; refusals are cheap, and not counted.
-const CONNECT_TIMEOUTS_MAX: usize = 3;
-
-type Failed = (Error, Exchange);
+pub type Failed = (Error, Exchange);
 
 /// Where a request goes: not the backend itself, so that a request that waits holds no table.
 pub struct Plan {
@@ -48,24 +46,6 @@ pub struct Plan {
     pub login: Option<Box<Login>>,
 }
 
-/// What a request has been through.
-struct Attempts {
-    /// What balances it: the client's address.
-    client: u64,
-    session: Option<Box<Session>>,
-    /// Endpoints that could not be reached.
-    tried: Vec<SlotId>,
-    /// Kept-alive connections that were gone.
-    stale: usize,
-    /// Endpoints that did not answer within the time to connect.
-    timeouts: usize,
-    /// The request, in case that it may be sent once more; gone once it was.
-    kept: Option<Kept>,
-    /// The endpoint that took the request and did not answer.
-    broke: Option<Carrier>,
-    failure: Error,
-}
-
 /// A connection, and whose it is.
 struct Reached {
     acquired: Acquired,
@@ -73,39 +53,30 @@ struct Reached {
     carrier: Carrier,
 }
 
-/// What is known of a connection once a request has it.
-#[derive(Clone, Copy)]
-struct Carrier {
-    endpoint: SlotId,
-    reused: bool,
-    multiplexed: bool,
-}
-
 pub async fn forward(
     table: Held,
-    mut plan: Plan,
+    plan: &mut Plan,
     request: &mut Outgoing,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {
     let connection = exchange.connection.clone();
     let worker = &connection.worker;
-    let client = request.as_mut().map_or(0, |request| prepare(request, &plan, &mut exchange));
-    let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
+    let client = request.as_mut().map_or(0, |request| prepare(request, plan, &mut exchange));
     let timer = worker.clock.timer();
-    let kept = request.as_ref().and_then(|request| worker.heads.keep(request));
-    let mut attempts = Attempts::new(client, plan.session.take(), kept);
+    let mut attempts = Attempts::new(client, plan.session.take(), request, worker);
+    let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
     let mut table = Some(table);
     loop {
         // A request that comes back goes by the table of then.
         let now = table.take().unwrap_or_else(|| worker.table());
         let reached = match reach(now, plan.backend, upgrade.is_some(), &mut attempts, &mut exchange).await {
             Ok(reached) => reached,
-            Err(error) => return Err((error, exchange)),
+            Err(error) => return fail(error, exchange).await,
         };
         let Reached { acquired, wants_latency, carrier } = reached;
         let sent = (wants_latency || exchange.record.is_some()).then(Instant::now);
         match send(acquired, request, &timer, &exchange).await {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 let latency = sent.map(|sent| sent.elapsed());
                 if let Some(latency) = latency.filter(|_| wants_latency) {
                     worker.pools.observe(carrier.endpoint, latency);
@@ -113,11 +84,18 @@ pub async fn forward(
                 if let Some(record) = &mut exchange.record {
                     record.upstream_head = latency;
                 }
-                if let Some(kept) = attempts.kept {
-                    worker.heads.put_back(kept);
+                if exchange.forwarding.is_some() {
+                    let status = answer.response.status();
+                    if attempts.passes_over(status, carrier, request, &mut exchange) {
+                        discard(answer, &mut exchange);
+                        continue;
+                    }
+                    if error_page::replaces(&mut answer.response, &mut exchange) {
+                        discard(answer, &mut exchange);
+                        return fail(Error::Answered(status), exchange).await;
+                    }
                 }
-                let secure = connection.secure;
-                let cookie = attempts.session.and_then(|session| session.set_cookie(secure));
+                let cookie = attempts.end(worker).and_then(|session| session.set_cookie(connection.secure));
                 let mut response = answered(answer, upgrade, timer, exchange)?;
                 if let Some(cookie) = cookie {
                     response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -126,93 +104,18 @@ pub async fn forward(
             }
             Err(failed) => {
                 if let Err(error) = attempts.again(&failed, carrier, request, &mut exchange) {
-                    return Err((error, exchange));
+                    return fail(error, exchange).await;
                 }
             }
         }
     }
 }
 
-impl Attempts {
-    fn new(client: u64, session: Option<Box<Session>>, kept: Option<Kept>) -> Self {
-        let (tried, failure) = (Vec::new(), Error::NoEndpoint);
-        Self { client, session, tried, stale: 0, timeouts: 0, kept, broke: None, failure }
-    }
-
-    /// Makes the request ready to be sent again, or says why it ends here.
-    fn again(
-        &mut self,
-        failed: &SendError,
-        carrier: Carrier,
-        request: &mut Outgoing,
-        exchange: &mut Exchange,
-    ) -> Result<(), Error> {
-        let worker = &exchange.connection.worker;
-        let kept = self.kept.take_if(|kept| kept.may_follow(failed));
-        let failure = match failed {
-            SendError::Unsent => {
-                exchange.leave_endpoint();
-                // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
-                if carrier.reused {
-                    self.stale += 1;
-                } else {
-                    self.tried.push(carrier.endpoint);
-                }
-                self.failure = Error::UpstreamFailed;
-                return Ok(());
-            }
-            SendError::Refused => Error::UpstreamReset(h2::Reason::REFUSED_STREAM),
-            SendError::Reset(reason) => Error::UpstreamReset(*reason),
-            SendError::Broken | SendError::Invalid => Error::UpstreamFailed,
-            SendError::TimedOut => Error::UpstreamTimeout,
-        };
-        if let Some(message) = kept.and_then(Kept::restore) {
-            worker.cells.upstream_retries.add(1);
-            if let Some(record) = &mut exchange.record {
-                record.retried = true;
-            }
-            exchange.leave_endpoint();
-            (self.broke, self.failure) = (Some(carrier), failure);
-            *request = Some(message);
-            return Ok(());
-        }
-        let error = blame(exchange, failure);
-        if carrier.multiplexed && error == Error::UpstreamTimeout {
-            // The connection may be dead without a word; those that are on it keep it.
-            worker.pools.forget_http2(carrier.endpoint, None);
-        }
-        Err(error)
-    }
-
-    /// An endpoint that was not tried: that of the session, or any. The one that broke comes last.
-    fn pick<'u>(&mut self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
-        let Some(session) = &self.session else { return self.balance(upstream, pools) };
-        let broke = self.broke.map(|carrier| carrier.endpoint);
-        let passed = |slot: SlotId| self.tried.contains(&slot) || broke == Some(slot);
-        let own = session.endpoint(upstream).filter(|endpoint| !passed(endpoint.slot.id()));
-        let endpoint = own.or_else(|| self.balance(upstream, pools))?;
-        self.session.iter_mut().for_each(|session| session.goes_to(upstream, endpoint));
-        Some(endpoint)
-    }
-
-    fn balance<'u>(&self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
-        let without = |broke: Option<SlotId>| -> Vec<usize> {
-            let passed = |slot: SlotId| self.tried.contains(&slot) || broke == Some(slot);
-            match (&self.tried[..], broke) {
-                ([], None) => Vec::new(),
-                _ => (0..upstream.endpoints.len()).filter(|at| passed(upstream.endpoints[*at].slot.id())).collect(),
-            }
-        };
-        let broke = self.broke.map(|carrier| carrier.endpoint);
-        let other = pools.pick(upstream, self.client, &without(broke));
-        let index = other.or_else(|| broke.and_then(|_| pools.pick(upstream, self.client, &without(None))))?;
-        Some(&upstream.endpoints[index])
-    }
-
-    /// Whether the request gets a new connection. There is but one more try, and one that is kept alive may be
-    /// about to break like the one before; a shared one that broke is out of the pool.
-    fn wants_fresh(&self) -> bool {
-        self.stale >= STALE_MAX || self.broke.is_some_and(|carrier| !carrier.multiplexed)
+/// The error, or the page that the rule has for it.
+pub async fn fail(error: Error, exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
+    match exchange.page {
+        Some(_) => Box::pin(error_page::instead(error, exchange)).await,
+        None => Err((error, exchange)),
     }
 }
 
@@ -231,10 +134,12 @@ async fn reach(
         let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
         let Some(endpoint) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
         let begun = exchange.record.is_some().then(Instant::now);
-        let acquired = match (alone, attempts.wants_fresh()) {
-            (true, _) => worker.pools.connect_alone(upstream, endpoint).await,
-            (false, true) => worker.pools.connect(upstream, endpoint).await,
-            (false, false) => worker.pools.acquire(upstream, endpoint).await,
+        let fresh = attempts.wants_fresh();
+        let open = if alone || fresh { None } else { worker.pools.open(&endpoint.slot) };
+        let acquired = match open {
+            Some(acquired) => Ok(acquired),
+            // Boxed: a future is moved with all that it may ever hold, and most requests find a connection.
+            None => Box::pin(connect(upstream, endpoint, (alone, fresh), exchange)).await,
         };
         match acquired {
             Ok(acquired) => {
@@ -246,19 +151,55 @@ async fn reach(
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
-                attempts.tried.push(endpoint.slot.id());
-                attempts.failure = Error::ConnectFailed;
-                if let ConnectError::TimedOut(_) = error {
-                    attempts.timeouts += 1;
-                    attempts.failure = Error::ConnectTimeout;
-                    if attempts.timeouts == CONNECT_TIMEOUTS_MAX {
-                        return Err(attempts.failure);
-                    }
-                }
+                attempts.not_reached(endpoint.slot.id(), &error, exchange)?;
                 table = worker.table();
             }
         }
     }
+}
+
+/// Makes a connection, or gives up when the table does not name the endpoint any more: looked at by the worker's
+/// ticks, so that nobody waits for a Pod that has gone until the time to connect is over.
+async fn connect(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    (alone, fresh): (bool, bool),
+    exchange: &Exchange,
+) -> Result<Acquired, ConnectError> {
+    let worker = &exchange.connection.worker;
+    let limit = exchange.connect_timeout();
+    let making = async {
+        match (alone, fresh) {
+            (true, _) => worker.pools.connect_alone(upstream, endpoint, limit).await,
+            (false, true) => worker.pools.connect(upstream, endpoint, limit).await,
+            (false, false) => worker.pools.share(upstream, endpoint, limit).await,
+        }
+    };
+    let mut making = pin!(making);
+    let timer = worker.clock.timer();
+    timer.set(1);
+    poll_fn(|context| {
+        let made = making.as_mut().poll(context);
+        if made.is_pending() {
+            timer.register(context);
+            if timer.has_passed() {
+                let epochs = worker.table();
+                if epochs.endpoint_epochs().get(endpoint.slot.index) != Some(&endpoint.slot.epoch) {
+                    return Poll::Ready(Err(ConnectError::Gone));
+                }
+                timer.set(1);
+            }
+        }
+        made
+    })
+    .await
+}
+
+/// Lets go of an answer that the client doesn't get: its connection is free if the body has come with the head, and
+/// closed if not.
+fn discard(answer: Answer, exchange: &mut Exchange) {
+    drop(release_early(answer.connection, exchange));
+    exchange.leave_endpoint();
 }
 
 /// Writes the request as the endpoint gets it. Returns what balances it.
@@ -320,15 +261,6 @@ fn note(
     reused
 }
 
-/// A client's broken body is not the endpoint's fault.
-fn blame(exchange: &Exchange, error: Error) -> Error {
-    match exchange.watch.as_ref().and_then(|watch| watch.fault.get()) {
-        Some(BodyFault::Broken) => Error::ClientBodyBroken,
-        Some(BodyFault::TimedOut) => Error::ClientBodyTimeout,
-        None => error,
-    }
-}
-
 /// The answer as the client gets it.
 fn answered(
     answer: Answer,
@@ -346,7 +278,7 @@ fn answered(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     let connection = release_early(connection, &exchange);
-    let timeout = exchange.connection.worker.settings.upstream_read_timeout;
+    let timeout = exchange.read_timeout();
     Ok(Response::from_parts(head, ResponseBody::endpoint(incoming, (connection, stream), timer, timeout, exchange)))
 }
 

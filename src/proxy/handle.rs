@@ -17,15 +17,16 @@ use super::body::{Exchange, ResponseBody};
 use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
+use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
-use super::forward::{Plan, forward};
+use super::forward::{Failed, Plan, fail, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
-use super::send::Outgoing;
+use super::intake::{Waits, accept_body};
 use super::session::Session;
-use crate::filter::{Answer, Login};
+use crate::filter::Answer;
 use crate::model::{HostName, normalize};
 use crate::table::{Route, Table};
-use crate::upstream::{Checked, RequestBody, SlotId, Upstream};
+use crate::upstream::{SlotId, Upstream};
 
 /// The host of an HTTP/1.0 request that names none.
 static NO_HOST: HeaderValue = HeaderValue::from_static("");
@@ -88,28 +89,29 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
     let answered = match decided {
-        Ok(mut plan) => {
-            let body = RequestBody::new(body, &worker.clock, worker.settings.request_body_timeout);
-            exchange.watch = body.watch();
-            let mut request = Some(Request::from_parts(head, body));
-            match plan.login.take().filter(|login| !worker.logins.knows(login)) {
-                None => forward(table, plan, &mut request, exchange).await,
-                Some(login) => {
-                    // This may take long: nobody waits with a table in hand.
-                    drop(table);
-                    // In a box, as few requests come here and all would pay for its size.
-                    Box::pin(forward_checked(login, plan, &mut request, wants_body, exchange)).await
+        Ok(ref mut plan) => match accept_body(body, &mut exchange) {
+            Ok(body) => {
+                let mut request = Some(Request::from_parts(head, body));
+                match Waits::of(plan, request.as_ref(), &exchange) {
+                    None => forward(table, plan, &mut request, exchange).await,
+                    Some(waits) => {
+                        // Nobody waits with a table in hand. In a box, as few requests come here and all would pay
+                        // for its size.
+                        drop(table);
+                        Box::pin(waits.forward(plan, &mut request, wants_body, exchange)).await
+                    }
                 }
             }
-        }
-        Err(Refusal::Error(error)) => Err((error, exchange)),
-        Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
+            Err(error) => fail(error, exchange).await,
+        },
+        Err(Refusal::Error(error)) => fail(error, exchange).await,
+        Err(Refusal::Answer(answer)) => respond(*answer, wants_body, exchange).await,
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -130,32 +132,6 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         response.headers_mut().insert(X_GENERATION, worker.generation_value(generation));
     }
     Ok(response)
-}
-
-/// Finds out first whether the client is who he says, and forwards by the table of then.
-async fn forward_checked(
-    login: Box<Login>,
-    plan: Plan,
-    request: &mut Outgoing,
-    wants_body: bool,
-    exchange: Exchange,
-) -> Result<Response<ResponseBody>, (Error, Exchange)> {
-    let worker = exchange.connection.worker.clone();
-    let refusal = login.refusal();
-    let answer = match worker.logins.check(login).await {
-        Checked::Passes => return forward(worker.table(), plan, request, exchange).await,
-        Checked::Fails => refusal,
-        Checked::Busy => Answer {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            headers: vec![
-                (header::RETRY_AFTER, HeaderValue::from_static("1")),
-                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            ],
-            text: "too many passwords are being checked",
-            reason: "overloaded",
-        },
-    };
-    Ok(respond(answer, wants_body, exchange))
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is
@@ -190,6 +166,10 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         record.route = Some((*route.label).into());
     }
+    if let Some(forwarding) = &route.forwarding {
+        exchange.forwarding = Some(forwarding.clone());
+        exchange.page = Page::of(forwarding, head, host.as_ref().unwrap_or(&NO_HOST));
+    }
     let Outcome { upstream_host, key, login } = if route.filters.is_some() || route.hash_by.is_some() {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
         let names = (name.as_str(), authority, path.as_deref());
@@ -201,8 +181,11 @@ fn decide(
     if let Some(verifier) = verifier.filter(|_| !facts.secure && !route.is_challenge) {
         admit(verifier, None, &mut head.headers)?;
     }
-    let (backend, upstream, session) =
-        destination(table, route, &head.headers, facts.secure).ok_or(Error::NoEndpoint)?;
+    let mut found = destination(table, route, &head.headers, facts.secure);
+    if let Some(forwarding) = &route.forwarding {
+        found = error_page::destination(table, forwarding, found, (head, exchange));
+    }
+    let (backend, upstream, session) = found.ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
@@ -312,25 +295,39 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
     Ok((route, matched))
 }
 
-/// A filter's answer.
-fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+/// A filter's answer, or the error page that the rule has for its status.
+pub(super) async fn respond(
+    answer: Answer,
+    wants_body: bool,
+    mut exchange: Exchange,
+) -> Result<Response<ResponseBody>, Failed> {
     let Answer { status, headers, text, reason } = answer;
     exchange.status = status.as_u16();
     exchange.reason = Some(reason);
+    if let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding)
+        && forwarding.replaces(status, true)
+    {
+        page.challenge = headers.into_iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE).map(|field| field.1);
+        return fail(Error::Answered(status), exchange).await;
+    }
     let mut response = own(status, text, wants_body, exchange);
     for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-    response
+    Ok(response)
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.
 fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
-    exchange.reason = Some(error.reason());
+    exchange.reason.get_or_insert(error.reason());
+    let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());
     let mut response = own(error.status(), error.message(), wants_body, exchange);
     let fields = response.headers_mut();
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = challenge {
+        fields.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if error == Error::Overloaded {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

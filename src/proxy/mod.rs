@@ -2,14 +2,17 @@
 //! thread of its own that shares nothing with the others but the table's pointer and the process's drain.
 
 mod access_log;
+mod attempts;
 mod body;
 mod client_certificate;
 mod connection;
 mod error;
+mod error_page;
 mod filters;
 mod forward;
 mod handle;
 mod headers;
+mod intake;
 mod io;
 mod join;
 mod listener;

@@ -1,7 +1,7 @@
 //! One more try for a request that an endpoint took and never answered. hyper consumes a request when it sends it,
 //! so its head is written down before: a copy of some hundred bytes into a buffer that the worker uses again, where
 //! a clone of the fields would count references up and down for each of them. Only requests without a body are
-//! kept; a body is passed on as it comes, and nobody has it twice.
+//! kept, and those whose body was read whole; any other is passed on as it comes, and nobody has it twice.
 
 use std::cell::RefCell;
 
@@ -31,18 +31,17 @@ pub struct Kept {
     /// for room costs more than the copy.
     buffer: Vec<u8>,
     end: usize,
+    /// Empty, or one that was read whole.
+    body: RequestBody,
 }
 
 impl Buffers {
-    /// Writes the head of a request down, as an HTTP/1.1 endpoint gets it; `None` if it has a body.
+    /// Writes the head of a request down, as an HTTP/1.1 endpoint gets it; `None` if it has a body that streams.
     pub fn keep(&self, request: &Request<RequestBody>) -> Option<Kept> {
-        match request.body() {
-            RequestBody::Empty => {}
-            RequestBody::Streaming { .. } => return None,
-        }
+        let body = request.body().again()?;
         let target = request.uri().path_and_query()?;
         let buffer = self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES]);
-        let mut kept = Kept { method: request.method().clone(), buffer, end: 0 };
+        let mut kept = Kept { method: request.method().clone(), buffer, end: 0, body };
         kept.write(target.as_str().as_bytes(), b"");
         for (name, value) in request.headers() {
             kept.write(name.as_str().as_bytes(), value.as_bytes());
@@ -79,14 +78,19 @@ impl Kept {
     pub fn may_follow(&self, error: &SendError) -> bool {
         match error {
             SendError::Refused => true,
-            SendError::Broken => is_idempotent(&self.method),
+            SendError::Broken => self.is_idempotent(),
             SendError::Unsent | SendError::Reset(_) | SendError::Invalid | SendError::TimedOut => false,
         }
     }
 
+    /// Whether the method does no more the second time (RFC 9110, 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        is_idempotent(&self.method)
+    }
+
     /// The request as it was before it was sent.
     pub fn restore(self) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(RequestBody::Empty);
+        let mut request = Request::new(self.body);
         *request.method_mut() = self.method;
         let mut rest = &self.buffer[..self.end];
         let (target, _) = read(&mut rest)?;
@@ -133,7 +137,12 @@ mod tests {
         for _ in 0..2 {
             let kept = buffers.keep(&request).unwrap();
             assert!(!is_idempotent(&kept.method));
-            let copy = Kept { method: kept.method.clone(), buffer: kept.buffer.clone(), end: kept.end };
+            let copy = Kept {
+                method: kept.method.clone(),
+                buffer: kept.buffer.clone(),
+                end: kept.end,
+                body: RequestBody::Empty,
+            };
             let again = copy.restore().unwrap();
             assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
             assert_eq!(again.headers(), request.headers());
@@ -152,7 +161,7 @@ mod tests {
         assert!(buffers.0.borrow().is_empty());
         assert_eq!(buffers.keep(&large).unwrap().restore().unwrap().headers()["x-a"], value);
         for _ in 0..=BUFFERS_MAX {
-            buffers.put_back(Kept { method: Method::GET, buffer: Vec::new(), end: 0 });
+            buffers.put_back(Kept { method: Method::GET, buffer: Vec::new(), end: 0, body: RequestBody::Empty });
         }
         assert_eq!(buffers.0.borrow().len(), BUFFERS_MAX);
     }

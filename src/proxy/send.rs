@@ -183,12 +183,11 @@ struct Wait<'a> {
 
 impl<'a> Wait<'a> {
     fn begin(timer: &'a Timer, exchange: &'a Exchange) -> Self {
-        let settings = &exchange.connection.worker.settings;
         let wait = Self {
             timer,
             exchange,
-            read_timeout: settings.upstream_read_timeout,
-            write_timeout: settings.upstream_write_timeout,
+            read_timeout: exchange.read_timeout(),
+            write_timeout: exchange.write_timeout(),
             seen: std::cell::Cell::new(0),
         };
         timer.set(wait.timeout());

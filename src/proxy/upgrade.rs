@@ -33,7 +33,8 @@ pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending)
     let worker = &connection.worker;
     worker.cells.tunnels_opened.add(1);
     let timer = worker.clock.timer();
-    timer.set(worker.settings.tunnel_idle_timeout);
+    let timeout = exchange.tunnel_idle_timeout();
+    timer.set(timeout);
     let begun = connection.activity.bytes();
     let mut seen = begun;
     let result = {
@@ -47,7 +48,7 @@ pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending)
                     return Poll::Ready(None);
                 }
                 seen = moved;
-                timer.set(worker.settings.tunnel_idle_timeout);
+                timer.set(timeout);
             }
             copied.map(Some)
         })

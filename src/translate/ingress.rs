@@ -302,6 +302,7 @@ impl Parts {
             backends,
             filters,
             affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
+            forwarding: behaviour.forwarding.clone().filter(|_| !behaviour.closed),
             canary: canary.map(Box::new),
             hash_by: behaviour.hash_by.clone().map(Box::new),
             path,
@@ -343,6 +344,11 @@ impl Parts {
         self.aliases.clone_from(&behaviour.aliases);
         self.problems.extend(problems);
         self.warnings.extend(warnings);
+        if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())
+        {
+            let field = format!("metadata.annotations[{}default-backend]", annotations::PREFIX);
+            self.backends.push((default.backend.clone(), field));
+        }
         behaviour
     }
 

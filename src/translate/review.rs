@@ -229,7 +229,7 @@ mod tests {
         candidate["spec"]["tls"] = json!([{ "hosts": ["a.example"], "secretName": "gone" }]);
         candidate["metadata"]["annotations"] = json!({
             "nginx.ingress.kubernetes.io/auth-url": "x",
-            "nginx.ingress.kubernetes.io/proxy-body-size": "8m",
+            "nginx.ingress.kubernetes.io/proxy-buffering": "on",
             "nginx.ingress.kubernetes.io/affinity": "cookie",
             "nginx.ingress.kubernetes.io/session-cookie-max-age": "1h",
         });
@@ -242,7 +242,7 @@ mod tests {
         let age = "metadata.annotations[nginx.ingress.kubernetes.io/session-cookie-max-age]";
         assert_eq!(refused, [&[auth, age][..], &faulty].concat());
         let warnings: Vec<String> = fields(&warnings);
-        let size = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-body-size]";
+        let size = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-buffering]";
         assert_eq!(warnings, [size, "spec.defaultBackend.service.name", "spec.tls[0].secretName"]);
         candidate["spec"]["ingressClassName"] = json!("other");
         assert_eq!(world.review(&candidate), (vec![], vec![]), "not ours");

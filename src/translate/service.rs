@@ -98,7 +98,9 @@ pub(super) struct Missing {
 
 impl Missing {
     pub(super) fn at(&self, (object, at): &Referrer) -> Problem {
-        Problem::new(object.clone(), format!("{at}.{}", self.field), self.what.clone(), self.fix)
+        // An annotation has no fields below it.
+        let field = if at.ends_with(']') { (*at).to_owned() } else { format!("{at}.{}", self.field) };
+        Problem::new(object.clone(), field, self.what.clone(), self.fix)
     }
 }
 
@@ -110,7 +112,10 @@ pub(super) fn find<'a>(key: &BackendKey, resources: &'a Resources) -> Result<(&'
     })?;
     let port = find_port(service, &key.port).ok_or_else(|| Missing {
         field: "service.port",
-        what: format!("Service {} has no TCP port `{}`", key.service, key.port),
+        what: match &key.port {
+            PortRef::Number(_) | PortRef::Name(_) => format!("Service {} has no TCP port `{}`", key.service, key.port),
+            PortRef::First => format!("Service {} has no TCP port", key.service),
+        },
         fix: "write a port of the Service; requests get 503",
     })?;
     Ok((service, port))
@@ -120,13 +125,14 @@ fn find_port(service: &Service, port: &PortRef) -> Option<ServicePort> {
     let named = |candidate: &&ServicePort| match port {
         PortRef::Number(number) => candidate.port == *number,
         PortRef::Name(name) => *candidate.name == **name,
+        PortRef::First => true,
     };
     // The ports of an ExternalName are for information only; a number stands for itself.
     let own =
         |number: u16| ServicePort { index: 0, name: String::new(), port: number, target: number, app_protocol: None };
     service.ports.iter().find(named).cloned().or(match port {
         PortRef::Number(number) if service.external_name.is_some() => Some(own(*number)),
-        PortRef::Number(_) | PortRef::Name(_) => None,
+        PortRef::Number(_) | PortRef::Name(_) | PortRef::First => None,
     })
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use super::annotations::forwarding;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
-use crate::model::ObjectName;
+use crate::model::{Forwarding, ObjectName};
 
 /// What the operator decides for all objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,11 @@ pub struct Settings {
     /// Of answers to clients that ask for more than their limit allows: too often, and too much at once.
     pub limit_rate_status: StatusCode,
     pub limit_connections_status: StatusCode,
+    /// How requests are sent on, if their Ingress says nothing else. It names no default backend: that is an
+    /// Ingress's own.
+    pub forwarding: Forwarding,
+    /// Statuses that Ingresses with a `default-backend` have it answer for, if they name no others. Sorted.
+    pub custom_http_errors: Vec<u16>,
     /// A host belongs to one namespace, that of the oldest Ingress that names it.
     pub strict_host_ownership: bool,
     /// Take Ingresses of the known namespaces only.
@@ -64,6 +70,8 @@ impl Default for Settings {
             hsts: Hsts::default(),
             limit_rate_status: StatusCode::SERVICE_UNAVAILABLE,
             limit_connections_status: StatusCode::SERVICE_UNAVAILABLE,
+            forwarding: Forwarding::default(),
+            custom_http_errors: Vec::new(),
             strict_host_ownership: false,
             select_namespaces: false,
             allowed_response_headers: Vec::new(),
@@ -165,6 +173,43 @@ impl Settings {
                     "ignore" => true,
                     _ => return Err(Wrong::Value("write close or ignore")),
                 }
+            }
+            _ => return self.set_forwarding(key, text),
+        }
+        Ok(())
+    }
+
+    /// The keys that annotations of the same names go before.
+    fn set_forwarding(&mut self, key: &str, text: &str) -> Result<(), Wrong> {
+        let seconds = || forwarding::seconds(text).map(Some).ok_or(Wrong::Value("write seconds, from 1 on"));
+        let general = &mut self.forwarding;
+        match key {
+            "proxy-connect-timeout" => general.connect_timeout_seconds = seconds()?,
+            "proxy-send-timeout" => general.send_timeout_seconds = seconds()?,
+            "proxy-read-timeout" => general.read_timeout_seconds = seconds()?,
+            "proxy-body-size" => {
+                general.body_bytes_max = forwarding::size(text).ok_or(Wrong::Value("write a size, as 8m, or 0"))?;
+            }
+            "proxy-request-buffering" => {
+                general.buffers_body = forwarding::on_or_off(text).ok_or(Wrong::Value("write on or off"))?;
+            }
+            "proxy-next-upstream" => {
+                let wrong = Wrong::Value("write off, or a list as `error timeout http_503`");
+                let (on, non_idempotent) = forwarding::failures(text).ok_or(wrong)?;
+                let retry = general.retry.get_or_insert_default();
+                (retry.on, retry.non_idempotent) = (on, non_idempotent);
+            }
+            "proxy-next-upstream-tries" => {
+                let tries = text.parse().map_err(|_| Wrong::Value("write a count"))?;
+                general.retry.get_or_insert_default().tries = tries;
+            }
+            "proxy-next-upstream-timeout" => {
+                let seconds: u32 = text.parse().map_err(|_| Wrong::Value("write seconds"))?;
+                general.retry.get_or_insert_default().timeout_seconds = (seconds > 0).then_some(seconds);
+            }
+            "custom-http-errors" => {
+                let wrong = Wrong::Value("write statuses from 400 to 599, as 404,503");
+                self.custom_http_errors = forwarding::statuses(text).ok_or(wrong)?;
             }
             _ => return Err(Wrong::Key),
         }

@@ -1,7 +1,9 @@
 //! The body of a request on its way upstream: hyper's own, counted and timed. What goes wrong on the client's
-//! side is noted where the forwarding side finds it, so that a client's fault is never blamed on an endpoint.
+//! side is noted where the forwarding side finds it, so that a client's fault is never blamed on an endpoint. Where a
+//! rule asks for it, it is read whole first.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -11,6 +13,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::whole::{Room, Store, Whole};
 use crate::clock::{Clock, Timer};
 
 /// Fields that must be known before the body, beside those of a prefix.
@@ -41,12 +44,15 @@ pub enum BodyError {
     Client(#[source] hyper::Error),
     #[error("the client stopped sending its request body")]
     TimedOut,
+    #[error("the request body is longer than its rule allows")]
+    TooLarge,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
     Broken,
     TimedOut,
+    TooLarge,
 }
 
 /// What the two sides of a streaming request know of its body.
@@ -60,18 +66,36 @@ pub struct BodyWatch {
     timer: Timer,
     /// Longest time between two reads, in ticks.
     timeout: u64,
+    bytes_max: u64,
 }
 
 /// The body of a request that goes upstream.
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
-    Streaming { incoming: Incoming, watch: Rc<BodyWatch> },
+    Streaming {
+        incoming: Incoming,
+        watch: Rc<BodyWatch>,
+    },
+    /// Read before an endpoint was chosen, and to be sent as often as it takes.
+    Whole(Whole),
+    /// Read before, as far as there was room.
+    Begun(Box<Begun>),
+}
+
+/// A body of which a part was read.
+#[derive(Debug)]
+pub struct Begun {
+    /// What was read, last first.
+    read: Vec<Bytes>,
+    _room: Room,
+    incoming: Incoming,
+    watch: Rc<BodyWatch>,
 }
 
 impl RequestBody {
     /// `timeout` is the longest time between two reads from the client, in ticks.
-    pub fn new(incoming: Incoming, clock: &Rc<Clock>, timeout: u64) -> Self {
+    pub fn new(incoming: Incoming, clock: &Rc<Clock>, timeout: u64, bytes_max: u64) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -82,14 +106,48 @@ impl RequestBody {
             fault: Cell::new(None),
             timer: clock.timer(),
             timeout,
+            bytes_max,
         };
         Self::Streaming { incoming, watch: Rc::new(watch) }
     }
 
     pub fn watch(&self) -> Option<Rc<BodyWatch>> {
         match self {
-            Self::Empty => None,
+            Self::Empty | Self::Whole(_) => None,
             Self::Streaming { watch, .. } => Some(watch.clone()),
+            Self::Begun(begun) => Some(begun.watch.clone()),
+        }
+    }
+
+    /// The same, to be sent once more; `None` if it is not kept.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Whole(whole) => Some(Self::Whole(whole.again())),
+            Self::Streaming { .. } | Self::Begun(_) => None,
+        }
+    }
+
+    /// Reads a body that streams to its end, as long as there is room for it. What does not fit streams on behind
+    /// what was read. Trailers end with the body: a whole one has a length, and nothing behind it.
+    pub async fn read_whole(self) -> Result<Self, BodyError> {
+        let Self::Streaming { mut incoming, watch } = self else { return Ok(self) };
+        let hint = incoming.size_hint();
+        let mut store = Store::new(hint.exact().unwrap_or_else(|| hint.lower()));
+        if !store.is_promising() {
+            return Ok(Self::Streaming { incoming, watch });
+        }
+        loop {
+            let frame = poll_fn(|context| {
+                let polled = Pin::new(&mut incoming).poll_frame(context);
+                watch.observe(polled, context)
+            });
+            let Some(frame) = frame.await.transpose()? else { return Ok(Self::Whole(store.whole())) };
+            let Ok(data) = frame.into_data() else { continue };
+            if !store.add(&data) {
+                let (begin, room) = store.into_parts();
+                return Ok(Self::Begun(Box::new(Begun { read: vec![data, begin], _room: room, incoming, watch })));
+            }
         }
     }
 }
@@ -121,6 +179,10 @@ impl BodyWatch {
                 self.timer.clear();
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
+                    if self.bytes.get() > self.bytes_max {
+                        self.fault.set(Some(BodyFault::TooLarge));
+                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -158,23 +220,29 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Streaming { incoming, watch } => {
-                let polled = Pin::new(&mut *incoming).poll_frame(context);
-                let observed = watch.observe(polled, context);
-                if incoming.is_end_stream() {
-                    watch.ended.set(true);
-                }
-                observed
-            }
+        let (incoming, watch) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Whole(whole) => return Poll::Ready(whole.take().map(|data| Ok(Frame::data(data)))),
+            Self::Streaming { incoming, watch } => (incoming, watch),
+            Self::Begun(begun) => match begun.read.pop() {
+                Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => (&mut begun.incoming, &mut begun.watch),
+            },
+        };
+        let polled = Pin::new(&mut *incoming).poll_frame(context);
+        let observed = watch.observe(polled, context);
+        if incoming.is_end_stream() {
+            watch.ended.set(true);
         }
+        observed
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Streaming { incoming, .. } => incoming.is_end_stream(),
+            Self::Whole(whole) => whole.left() == 0,
+            Self::Begun(begun) => begun.read.is_empty() && begun.incoming.is_end_stream(),
         }
     }
 
@@ -182,6 +250,17 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming { incoming, .. } => incoming.size_hint(),
+            Self::Whole(whole) => SizeHint::with_exact(whole.left()),
+            Self::Begun(begun) => {
+                let read: u64 = begun.read.iter().map(|data| data.len() as u64).sum();
+                let rest = begun.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + read);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + read);
+                }
+                hint
+            }
         }
     }
 }

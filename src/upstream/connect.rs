@@ -41,6 +41,8 @@ pub enum ConnectError {
     Http(#[source] hyper::Error),
     #[error("no connection within {}ms", .0.as_millis())]
     TimedOut(Duration),
+    #[error("the endpoint has gone meanwhile")]
+    Gone,
 }
 
 /// An HTTP/1.1 connection, driven by whoever holds it.

@@ -8,6 +8,7 @@ mod logins;
 mod pool;
 mod sessions;
 mod slots;
+mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

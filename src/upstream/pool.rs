@@ -79,34 +79,29 @@ impl Pools {
         upstream.balancer.pick(&Request { turn, random: fastrand::u64(..), key, tried, load: &load })
     }
 
-    /// A connection to the endpoint: an idle or shared one, or a new one. What it takes to make one is boxed: a
-    /// future is moved with all that it may ever hold, and most requests find a connection.
-    pub async fn acquire(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        match self.take(&endpoint.slot) {
-            Some(acquired) => Ok(acquired),
-            None => Box::pin(self.share(upstream, endpoint)).await,
-        }
-    }
-
     /// A new connection, or one that another request makes meanwhile, where the protocol allows to share it.
-    async fn share(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
+    pub async fn share(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Acquired, ConnectError> {
         let multiplexes = matches!(upstream.protocol, Protocol::H2c | Protocol::Tls);
         let (connecting, plain) = self.with(&endpoint.slot, |pool| (pool.connecting.clone(), pool.plain));
         if !multiplexes || plain {
-            return self.connect(upstream, endpoint).await;
+            return self.connect(upstream, endpoint, limit).await;
         }
-        let limit = self.settings.connect_timeout;
         let Ok(_one_at_a_time) = tokio::time::timeout(limit, connecting.lock()).await else {
             return Err(ConnectError::TimedOut(limit));
         };
-        match self.take(&endpoint.slot) {
+        match self.open(&endpoint.slot) {
             Some(acquired) => Ok(acquired),
-            None => self.connect(upstream, endpoint).await,
+            None => self.connect(upstream, endpoint, limit).await,
         }
     }
 
     /// An open connection, if there is one.
-    fn take(&self, slot: &Slot) -> Option<Acquired> {
+    pub fn open(&self, slot: &Slot) -> Option<Acquired> {
         self.with(slot, |pool| {
             if let Some(idle) = pool.idle.pop() {
                 return Some(Acquired::Http1 { connection: idle.connection, reused: true });
@@ -118,13 +113,23 @@ impl Pools {
     }
 
     /// A new connection, with HTTP/1.1 where the endpoint speaks it, for a request that must have its own.
-    pub async fn connect_alone(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        Box::pin(self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1))).await
+    pub async fn connect_alone(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Acquired, ConnectError> {
+        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1), limit).await
     }
 
     /// A new connection.
-    pub async fn connect(&self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Acquired, ConnectError> {
-        Box::pin(self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any))).await
+    pub async fn connect(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Acquired, ConnectError> {
+        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.any), limit).await
     }
 
     async fn make(
@@ -132,8 +137,9 @@ impl Pools {
         upstream: &Upstream,
         endpoint: &Endpoint,
         tls: Option<&EndpointTls>,
+        limit: Duration,
     ) -> Result<Acquired, ConnectError> {
-        let connected = connect(endpoint, upstream.protocol, tls, self.settings.connect_timeout, &self.cells).await;
+        let connected = connect(endpoint, upstream.protocol, tls, limit, &self.cells).await;
         match connected {
             Ok(Connected::Http1(connection)) => {
                 self.with(&endpoint.slot, |pool| pool.plain = upstream.protocol == Protocol::Tls);

@@ -275,3 +275,122 @@ fn requests_that_lose_their_shared_connection_together_share_the_next_one() {
     }
     assert_eq!((seen.load(Ordering::SeqCst), backend.connections()), (2 * STREAMS, 2));
 }
+
+/// A rule with these keys, to these backends, through one worker.
+fn ruled(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)]) -> (Folder, Portunus) {
+    let folder = Folder::to_addresses(addresses);
+    folder.write("ingress.yaml", Ingress::new("default", "all").asks(keys).prefix("/", "app", 80));
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    portunus.wait_no_problems();
+    (folder, portunus)
+}
+
+/// Answers with this status each time.
+fn answering(status: u16) -> Backend {
+    Backend::new(move |exchange| {
+        exchange.read_body();
+        exchange.write(format!("HTTP/1.1 {status} Text\r\nContent-Length: 4\r\n\r\nfrom"));
+    })
+}
+
+fn counts(backends: &[Backend]) -> Vec<usize> {
+    let mut counts: Vec<usize> = backends.iter().map(Backend::count).collect();
+    counts.sort_unstable();
+    counts
+}
+
+fn addresses(backends: &[Backend]) -> Vec<std::net::SocketAddr> {
+    backends.iter().map(Backend::address).collect()
+}
+
+#[test]
+fn a_rule_has_statuses_tried_elsewhere_and_passes_the_last_on() {
+    let backends = [503, 503, 503, 503].map(answering);
+    let status = ("proxy-next-upstream", "http_503");
+    for (keys, tries) in [
+        (&[status][..], 3),
+        (&[status, ("proxy-next-upstream-tries", "1")], 1),
+        (&[status, ("proxy-next-upstream-tries", "0")], 4),
+        (&[("proxy-next-upstream", "http_502 error")], 1),
+        (&[("proxy-next-upstream", "off")], 1),
+        (&[], 1),
+    ] {
+        let (_folder, portunus) = ruled(&addresses(&backends), keys);
+        let before: usize = counts(&backends).iter().sum();
+        let mut client = Connection::open(portunus.http);
+        let response = client.ask(request("GET", ""));
+        assert_eq!((response.status, response.text().as_str()), (503, "from"), "{keys:?}");
+        let after: usize = counts(&backends).iter().sum();
+        assert_eq!((after - before, retries(&portunus)), (tries, (tries - 1) as f64), "{keys:?}");
+        // Nobody tries again what does something each time.
+        assert_eq!(client.ask(request("POST", "")).status, 503);
+        assert_eq!(counts(&backends).iter().sum::<usize>(), after + 1, "{keys:?}");
+    }
+}
+
+#[test]
+fn no_endpoint_is_asked_twice_while_there_are_others() {
+    let backends = [503, 503, 200].map(answering);
+    let keys = [("proxy-next-upstream", "http_503")];
+    let (_folder, portunus) = ruled(&addresses(&backends), &keys);
+    for _ in 0..9 {
+        assert_eq!(portunus.get("a.test", "/").status, 200);
+    }
+    assert_eq!(backends[2].count(), 9);
+    let alone = [503].map(answering);
+    let (_folder, portunus) = ruled(&addresses(&alone), &keys);
+    assert_eq!(portunus.get("a.test", "/").status, 503);
+    assert_eq!(alone[0].count(), 3, "there are no others");
+    assert_eq!(alone[0].connections(), 1, "its connection was fine");
+}
+
+#[test]
+fn a_rule_may_have_anything_sent_again_but_a_body_that_streams() {
+    let (broken, fine) = (breaking(), Backend::named("fine"));
+    let keys = [("proxy-next-upstream", "error non_idempotent")];
+    let (_folder, portunus) = ruled(&[broken.address(), fine.address()], &keys);
+    assert_eq!(ask_at(&portunus, &broken, &request("POST", "")).status, 200);
+    assert_eq!(ask_at(&portunus, &broken, &request("POST", "x")).status, 502);
+    let (_folder, portunus) = ruled(&[broken.address(), fine.address()], &[keys[0], ("proxy-request-buffering", "on")]);
+    assert_eq!(ask_at(&portunus, &broken, &request("POST", "x")).status, 200);
+}
+
+#[test]
+fn silence_and_what_is_not_http_are_tried_elsewhere_where_a_rule_says_so() {
+    let over = Gate::new();
+    let gate = over.clone();
+    let odd = Backend::new(move |exchange| {
+        match exchange.head.word(1) {
+            "/garbage" => drop(exchange.write("SSH-2.0-OpenSSH_9.2\r\n\r\n")),
+            _ => gate.wait("the test"),
+        }
+        exchange.close();
+    });
+    let fine = Backend::named("fine");
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    for (failures, garbage, silence) in [("timeout", 502, 200), ("invalid_header", 200, 504)] {
+        let keys = [("proxy-next-upstream", failures), ("proxy-read-timeout", "1")];
+        let (_folder, portunus) = ruled(&[odd.address(), fine.address()], &keys);
+        assert_eq!(ask_at(&portunus, &odd, &get("/garbage")).status, garbage, "{failures}");
+        assert_eq!(ask_at(&portunus, &odd, &get("/silence")).status, silence, "{failures}");
+    }
+    // No try begins when the time for all of them is over.
+    let keys = [("proxy-next-upstream", "timeout"), ("proxy-read-timeout", "2"), ("proxy-next-upstream-timeout", "1")];
+    let (_folder, portunus) = ruled(&[odd.address(), fine.address()], &keys);
+    assert_eq!(ask_at(&portunus, &odd, &get("/silence")).status, 504);
+    over.open();
+}
+
+#[test]
+fn a_rule_counts_endpoints_that_can_not_be_reached() {
+    let refusing = [(); 2].map(|()| backend::Refusing::new());
+    let fine = Backend::named("fine");
+    let all: Vec<_> = refusing.iter().map(backend::Refusing::address).chain([fine.address()]).collect();
+    let (_folder, portunus) = ruled(&all[1..], &[("proxy-next-upstream", "off")]);
+    let statuses: Vec<u16> = (0..4).map(|_| portunus.get("a.test", "/").status).collect();
+    assert!(statuses.contains(&200) && statuses.contains(&502), "{statuses:?}");
+    let (_folder, portunus) = ruled(&all, &[("proxy-next-upstream-tries", "3")]);
+    for _ in 0..4 {
+        assert_eq!(Connection::open(portunus.http).ask(request("POST", "x")).status, 200, "nothing was sent before");
+    }
+}

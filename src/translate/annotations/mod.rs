@@ -11,6 +11,7 @@ mod basic_auth;
 mod canary;
 mod client_certificates;
 mod cors;
+pub(super) mod forwarding;
 mod headers;
 mod limits;
 mod paths;
@@ -32,7 +33,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::{Filter, Template};
-use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, HostPattern, ObjectName};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, Forwarding, HostPattern, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -113,6 +114,7 @@ pub(super) struct Behaviour {
     pub(super) aliases: Vec<HostPattern>,
     pub(super) clients: ClientsAsked,
     pub(super) backend_tls: Option<Arc<BackendTls>>,
+    pub(super) forwarding: Option<Box<Forwarding>>,
 }
 
 impl Behaviour {
@@ -153,6 +155,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         aliases: paths::aliases(&mut values),
         clients: client_certificates::read(&mut values),
         backend_tls,
+        forwarding: forwarding::read(&mut values, &ingress.name.namespace, settings),
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));

@@ -3,7 +3,7 @@
 
 use super::{
     Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors,
-    headers, limits, open, paths, redirects,
+    forwarding, headers, limits, open, paths, redirects,
 };
 
 /// All keys without the prefix, by topic.
@@ -39,14 +39,6 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         "Default backend, errors",
         &[
             open("enable-rewrite-log", "bool", "false", "nginx rewrite log"),
-            open(
-                "default-backend",
-                "Service",
-                "",
-                "who answers when the backend has no endpoint, and for `custom-http-errors`",
-            ),
-            open("custom-http-errors", "list of statuses", "", "answers that `default-backend` gives instead"),
-            open("disable-proxy-intercept-errors", "bool", "false", "no `custom-http-errors` here"),
             closing("satisfy", "any, all", "all", "whether one of address and credentials is enough"),
         ],
     ),
@@ -78,25 +70,8 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),
     ("Canary", canary::ANNOTATIONS),
-    (
-        "Timeouts, retries, bodies, buffers",
-        &[
-            open("proxy-connect-timeout", "seconds", "5", "connect"),
-            open("proxy-send-timeout", "seconds", "60", "between two writes"),
-            open("proxy-read-timeout", "seconds", "60", "between two reads"),
-            open("proxy-next-upstream", "list of failures", "error timeout", "when a request is sent once more"),
-            open("proxy-next-upstream-tries", "int", "3", "how often, 0 for no limit"),
-            open("proxy-next-upstream-timeout", "seconds", "0", "total"),
-            open("proxy-body-size", "size", "1m; 0 off", "max request body, else 413"),
-            open("proxy-request-buffering", "on/off", "on", "buffer request body first"),
-            open("proxy-buffering", "on/off", "off", "buffer response"),
-            open("client-body-buffer-size", "size", "8k", "memory part of the body buffer"),
-            open("proxy-buffer-size", "size", "4k", "longest head of an answer"),
-            open("proxy-buffers-number", "int", "4", "buffers"),
-            open("proxy-busy-buffers-size", "size", "", "busy part"),
-            open("proxy-max-temp-file-size", "size", "1024m", "temp file limit"),
-        ],
-    ),
+    ("Timeouts, retries, bodies, buffers", forwarding::ANNOTATIONS),
+    ("Errors", forwarding::ERRORS),
     ("Fields of answers", headers::ANNOTATIONS),
     (
         "Headers, cookies, redirects of the backend",

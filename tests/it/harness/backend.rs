@@ -168,6 +168,28 @@ impl Refusing {
     }
 }
 
+/// An endpoint whose queue for one connection is taken: further ones are not answered at all.
+pub struct Silent {
+    address: SocketAddr,
+    _listener: socket2::Socket,
+    _taken: TcpStream,
+}
+
+impl Silent {
+    pub fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        listener.listen(0).expect("listen");
+        let address = listener.local_addr().expect("address").as_socket().expect("an IP address");
+        let taken = TcpStream::connect(address).expect("the one place");
+        Self { address, _listener: listener, _taken: taken }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 fn accept(listener: &TcpListener, state: &Arc<State>, behaviour: &Arc<Behaviour>) {
     for stream in listener.incoming() {
         if state.stopping.load(Ordering::SeqCst) {
