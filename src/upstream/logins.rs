@@ -221,6 +221,7 @@ mod tests {
             https: false,
             client: [127, 0, 0, 1].into(),
             upstream_host: None,
+            rewritten: None,
         };
         match filter.request(&mut request) {
             Verdict::Check(login) => login,
