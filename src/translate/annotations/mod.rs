@@ -193,6 +193,9 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
         behaviour.clients = ClientsAsked::Nothing;
     }
+    if behaviour.alternative.is_some() {
+        behaviour.aliases.clear();
+    }
     Read { behaviour, references: values.references, problems, warnings }
 }
 
