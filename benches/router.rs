@@ -45,6 +45,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         hosts.entry(pattern).or_default().push(Rule {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
+            pattern: None,
             backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
             affinity: None,
             forwarding: None,
@@ -54,7 +55,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         });
     }
     let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {
-        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None }))
+        (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: None }))
     };
     let backend = Backend {
         key: key.clone(),
@@ -62,6 +63,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
         policy: Policy::default(),
         endpoints: Vec::new(),
         sessions: None,
+        tls: None,
     };
     let snapshot = Snapshot {
         hosts: hosts.into_iter().map(host).collect(),

@@ -30,7 +30,7 @@ use crate::sockets::Sockets;
 use crate::table::describe;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
-use crate::upstream::{PoolSettings, SessionKey};
+use crate::upstream::{Logins, PoolSettings, SessionKey};
 
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -259,6 +259,7 @@ fn start_workers(
     let tls = tls::server_config(Box::new(move |name| certificates.load().certificates.find(name).clone()))
         .context("TLS can't be set up")?;
     let settings = Arc::new(worker_settings(config, sockets.len()));
+    let logins = Arc::new(Logins::default());
     let start = |(index, sockets)| {
         let start = proxy::Start {
             settings: settings.clone(),
@@ -267,6 +268,7 @@ fn start_workers(
             tls: tls.clone(),
             log: log.cloned(),
             drain: drain.clone(),
+            logins: logins.clone(),
             sockets,
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));

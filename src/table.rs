@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, HostPattern, Rule, Snapshot};
+use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
-use crate::tls::{Certificates, default_certificate};
-use crate::upstream::{Registry, SessionKey, Slot, SlotId, Upstream};
+use crate::tls::{Certificates, ClientVerifiers, default_certificate};
+use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
 
 /// Where a rule sends to.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub struct Route {
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
     pub filters: Option<Arc<[Filter]>>,
+    /// It is for a certificate authority alone, which looks here for proof.
+    pub is_challenge: bool,
+    /// What its clients have asked for, if there is a limit to it.
+    pub counts: Option<Arc<Counts>>,
     /// None for most routes.
     pub forwarding: Option<Arc<Forwarding>>,
     /// What a request is balanced by, where its backends hash.
@@ -131,6 +135,8 @@ pub struct Table {
     /// Counts the tables of the process, from 1; 0 is the empty one before the first.
     pub generation: u64,
     pub certificates: Certificates,
+    /// What hosts ask of their clients' certificates.
+    pub clients: ClientVerifiers,
     routes: Arc<Routes<Route>>,
     /// By the backend's slot.
     upstreams: Vec<Option<Arc<Upstream>>>,
@@ -142,6 +148,30 @@ impl Table {
     /// The route for a host in lower case and a path in normal form.
     pub fn find(&self, host: &str, path: &str) -> Option<&Route> {
         self.routes.find(host)?.find(path)
+    }
+
+    /// Whether a request for `host` may come over a TLS connection whose handshake asked for `server_name`, and for a
+    /// certificate if `asked`. Else the answer is 421 (RFC 9110, 15.5.20). Both names are looked up here, so that what
+    /// counts is what their hosts ask for now.
+    pub fn may_share(&self, server_name: Option<&str>, asked: bool, host: &str) -> bool {
+        let greeted = server_name.and_then(|name| self.clients.find(name));
+        match (greeted, self.clients.find(host)) {
+            (None, None) => self.certificates.may_share(server_name, host),
+            // Whatever the client showed, the host does not want it.
+            (Some(_), None) => self.certificates.may_share(server_name, host) && self.gets_default(server_name),
+            // Nobody was asked for what the host wants.
+            (None, Some(_)) => false,
+            (Some(greeted), Some(wanted)) => {
+                let same = server_name == Some(host)
+                    || (greeted.settings.same_handshake(&wanted.settings)
+                        && self.certificates.are_same(server_name, host));
+                asked && same
+            }
+        }
+    }
+
+    fn gets_default(&self, server_name: Option<&str>) -> bool {
+        server_name.is_none_or(|name| self.certificates.is_default(name))
     }
 
     /// The backend in a slot, if it is still the one that was meant.
@@ -169,6 +199,7 @@ pub type Current = ArcSwap<Table>;
 pub struct Publisher {
     pub current: Arc<Current>,
     registry: Registry,
+    counters: Counters,
     slots: HashMap<BackendKey, Arc<Slot>>,
     self_signed: Arc<CertifiedKey>,
     metrics: Arc<Metrics>,
@@ -184,13 +215,22 @@ impl Publisher {
         let empty = Table {
             generation: 0,
             certificates: Certificates::new(self_signed.clone()),
+            clients: ClientVerifiers::default(),
             routes: Arc::default(),
             upstreams: Vec::new(),
             endpoint_epochs: Vec::new(),
             metrics: metrics.clone(),
         };
         let current = Arc::new(Current::from_pointee(empty));
-        Self { current, registry: Registry::new(key), slots: HashMap::new(), self_signed, metrics, retired: Vec::new() }
+        Self {
+            current,
+            registry: Registry::new(key),
+            counters: Counters::default(),
+            slots: HashMap::new(),
+            self_signed,
+            metrics,
+            retired: Vec::new(),
+        }
     }
 
     /// Compiles what changed and publishes the whole as the next generation.
@@ -199,15 +239,25 @@ impl Publisher {
         let upstreams = self.upstreams(&previous, snapshot, changed);
         let routes = self.routes(&previous, snapshot, changed);
         let certificates = self.certificates(&previous, snapshot, changed);
+        let mut clients = previous.clients.clone();
+        clients.update(&snapshot.hosts, &changed.hosts);
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let endpoint_epochs = epochs(&upstreams);
-        let table =
-            Table { generation, certificates, routes, upstreams, endpoint_epochs, metrics: self.metrics.clone() };
+        let table = Table {
+            generation,
+            certificates,
+            clients,
+            routes,
+            upstreams,
+            endpoint_epochs,
+            metrics: self.metrics.clone(),
+        };
         drop(previous);
         self.retired.push(self.current.swap(Arc::new(table)));
         self.metrics.generation.store(generation, Ordering::Relaxed);
         self.free_retired();
+        self.counters.sweep();
         generation
     }
 
@@ -240,7 +290,7 @@ impl Publisher {
         upstreams
     }
 
-    fn routes(&self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
         let mut routes = previous.routes.clone();
         for pattern in &changed.hosts {
             let all = Arc::make_mut(&mut routes);
@@ -253,7 +303,7 @@ impl Publisher {
         routes
     }
 
-    fn route(&self, rule: &Rule) -> Route {
+    fn route(&mut self, rule: &Rule) -> Route {
         let label = rule.source.to_string();
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
         let backends = self.backends(&rule.backends);
@@ -263,6 +313,10 @@ impl Publisher {
             Box::new(CanaryRoute { choice, sticky: canary.sticky, backends })
         });
         let filters = (!rule.filters.is_empty()).then(|| Arc::from(&rule.filters[..]));
+        let is_challenge = rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge);
+        let limited = rule.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)));
+        // By the object, as ingress-nginx does: its rules share what a client may ask for.
+        let counts = limited.then(|| self.counters.of(&rule.source));
         // What sends nowhere may be closed to somebody, and has no default backend either.
         let forwarding = rule.forwarding.as_deref().filter(|_| !rule.backends.is_empty()).map(|forwarding| {
             let default = forwarding.default_backend.as_ref();
@@ -272,8 +326,8 @@ impl Publisher {
                 error_fields: if default.is_some() { error_fields(rule) } else { Vec::new() },
             })
         });
-        let id = self.metrics.route(&label);
-        Route { id, label: label.into(), affinity, filters, forwarding, hash_by, canary, backends }
+        let (id, label) = (self.metrics.route(&label), label.into());
+        Route { id, label, affinity, filters, counts, is_challenge, forwarding, hash_by, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {

@@ -129,7 +129,17 @@ def wait_for(process: Process, ports: list[int]) -> None:
 
 # ---- the proxies -----------------------------------------------------------------------------------------------------
 
-def portunus(binary: str, access_log: bool = False) -> Callable[[Place], list]:
+# What a busy Ingress may ask for: a rewrite by a regular expression, CORS, two fields of answers, sessions by a cookie.
+FILTERS = {
+    "use-regex": "true", "rewrite-target": "/app/$1", "enable-cors": "true", "cors-allow-origin": "https://*.bench.example",
+    "custom-headers": "fields", "affinity": "cookie",
+}
+FIELDS = {"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+# The other proxies neither send http to https nor Strict-Transport-Security.
+PLAIN = {"PORTUNUS_SSL_REDIRECT": "false", "PORTUNUS_HSTS": "false"}
+
+
+def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Callable[[Place], list]:
     def configure(p: Place) -> list:
         manifests, log = p.folder / "manifests", p.folder / "access.log"
         shutil.rmtree(manifests, ignore_errors=True)
@@ -137,13 +147,15 @@ def portunus(binary: str, access_log: bool = False) -> Callable[[Place], list]:
         log.unlink(missing_ok=True)
         service = {"service": {"name": "app", "port": {"number": 80}}}
 
-        def ingress(name: str, rules: list[tuple[str, str]], tls: list) -> dict:
-            return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"namespace": "bench", "name": name}, "spec": {
-                "tls": tls, "rules": [{"host": host, "http": {"paths": [{"path": path, "pathType": "Prefix", "backend": service}]}} for host, path in rules]}}
+        def ingress(name: str, rules: list[tuple[str, str]], tls: list, asks: dict | None = None) -> dict:
+            annotations = {f"nginx.ingress.kubernetes.io/{key}": value for key, value in (asks or {}).items()}
+            return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"namespace": "bench", "name": name, "annotations": annotations}, "spec": {
+                "tls": tls, "rules": [{"host": host, "http": {"paths": [{"path": path, "pathType": "ImplementationSpecific", "backend": service}]}} for host, path in rules]}}
 
         extra = [(f"host-{i}.bench.example", f"/path-{i}") for i in range(p.rules)]
         objects = [
-            ingress("app", [(HOST, "/app")], [{"hosts": [HOST], "secretName": "bench-tls"}]),
+            ingress("app", [(HOST, "/app/(.*)" if filters else "/app")], [{"hosts": [HOST], "secretName": "bench-tls"}], FILTERS if filters else None),
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "bench", "name": "fields"}, "data": FIELDS},
             # A hundred rules an Ingress, as a busy cluster may have; one object with 100,000 would not fit into etcd.
             *(ingress(f"extra-{i}", extra[i:i + 100], []) for i in range(0, len(extra), 100)),
             {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "bench", "name": "app"},
@@ -157,7 +169,8 @@ def portunus(binary: str, access_log: bool = False) -> Callable[[Place], list]:
         ]
         (manifests / "bench.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=1))
         return [binary, "serve", "--manifests", manifests, "--http-listen", f"127.0.0.1:{p.http}", "--https-listen", f"127.0.0.1:{p.https}",
-                "--admin-listen", f"127.0.0.1:{p.metrics}", "--workers", 1, "--access-log", log if access_log else "off"]
+                "--admin-listen", f"127.0.0.1:{p.metrics}", "--workers", 1, "--access-log", log if access_log else "off",
+                *(["--global-allowed-response-headers", ",".join(FIELDS)] if filters else [])]
     return configure
 
 
@@ -342,10 +355,11 @@ GO = {"GOMAXPROCS": "1", "XDG_DATA_HOME": str(WORK / "caddy"), "XDG_CONFIG_HOME"
 
 def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
     peers = [
-        Peer("portunus", portunus(binary), binary, ["--version"],
+        Peer("portunus", portunus(binary), binary, ["--version"], env=PLAIN,
              differs={"x-forwarded-port": "80|443"}),  # the port that the client asks for, whatever is between
-        Peer("portunus-log", portunus(binary, access_log=True), binary, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
-        Peer("portunus-scrape", portunus(binary), binary, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
+        Peer("portunus-log", portunus(binary, access_log=True), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
+        Peer("portunus-filters", portunus(binary, filters=True), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
+        Peer("portunus-scrape", portunus(binary), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
         Peer("nginx", nginx, shutil.which("nginx"), ["-v"]),
         Peer("haproxy", haproxy, shutil.which("haproxy"), ["-v"]),
         Peer("haproxy-splice", lambda place: haproxy(place, "option splice-response"), shutil.which("haproxy"), ["-v"], cases=("body",)),

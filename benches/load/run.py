@@ -26,7 +26,7 @@ from measure import CASES, ROOT, WORK, Failed, Process, Sample, get, run
 from peers import Peer, Place, Ports, all_peers, backend, prepare, start
 
 RESTART_SECONDS = 2.5  # what a run takes besides its load: start, proof, warm-up, stop; only for the estimate
-DEFAULT_PEERS = "portunus,portunus-log,portunus-scrape,nginx,haproxy,haproxy-splice,envoy,traefik,caddy"
+DEFAULT_PEERS = "portunus,portunus-log,portunus-filters,portunus-scrape,nginx,haproxy,haproxy-splice,envoy,traefik,caddy"
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
         return [name for name in text.split(",") if name]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=names, default=names("h1,tls,h2,handshake,body"), help=f"of {','.join(CASES)} (default: all but resume)")
-    parser.add_argument("--peers", type=names, default=names(DEFAULT_PEERS), help=f"of {DEFAULT_PEERS},baseline; portunus-log and portunus-scrape run in h1 only, haproxy-splice in body only")
+    parser.add_argument("--peers", type=names, default=names(DEFAULT_PEERS), help=f"of {DEFAULT_PEERS},baseline; portunus-log, portunus-filters and portunus-scrape run in h1 only, haproxy-splice in body only")
     parser.add_argument("--subject", default="portunus", help="the one whose ratios to the others are printed")
     parser.add_argument("--against", type=names, default=names("nginx,haproxy"), help="measured as often as the subject, beside it; the others once")
     parser.add_argument("--pairs", type=int, default=7, help="rounds of subject and --against (default 7)")

@@ -2,26 +2,37 @@
 //! filter looks at the request, may change its head, and passes it on or answers it; what needs a clock, a store or
 //! a wait ([`Verdict`]) is left to the caller. Settings are parsed before they come here, so that nothing can fail.
 
+mod basic_auth;
 mod canary;
 mod cors;
+mod limit;
+mod password;
+mod path_pattern;
 mod pattern;
 mod redirect;
 mod response_headers;
+mod rewrite;
 mod source_range;
 mod template;
 mod text;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+pub use basic_auth::{BasicAuth, Login, Users};
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cors::{Cors, Origin, Origins};
+pub use limit::{Bucket, Excess, Limits, RATES_MAX, Rate};
+pub use password::{Hash, InvalidHash};
+pub use path_pattern::{PathPattern, PathPatterns};
 pub use pattern::{InvalidPattern, Pattern};
 pub use redirect::{HttpsRedirect, Redirect, RedirectTarget};
 pub use response_headers::{Hsts, ResponseHeaders};
+pub use rewrite::{Captures, Rewrite};
 pub use source_range::SourceRange;
 pub use template::{Template, VARIABLES};
 
@@ -35,8 +46,14 @@ pub enum Filter {
     Cors(Cors),
     /// From http to https.
     HttpsRedirect(HttpsRedirect),
+    /// How much one client may ask for.
+    Limits(Limits),
     /// Which clients' addresses pass.
     SourceRange(SourceRange),
+    /// Who passes, by name and password.
+    BasicAuth(Arc<BasicAuth>),
+    /// Another path for the endpoint.
+    Rewrite(Rewrite),
     /// `Host` for the endpoint.
     UpstreamHost(#[serde(serialize_with = "text::value")] HeaderValue),
     /// Fields that all answers get.
@@ -62,6 +79,8 @@ pub struct Request<'r> {
     pub client: IpAddr,
     /// `Host` for the endpoint, if it is another than the client's.
     pub upstream_host: Option<HeaderValue>,
+    /// The path for the endpoint, if it is another than the target's; to be checked before it is used.
+    pub rewritten: Option<String>,
 }
 
 /// What an answer's filters need to know of its request.
@@ -85,9 +104,13 @@ pub struct Answer {
 
 /// What becomes of a request.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Verdict<'f> {
     Pass,
     Answer(Box<Answer>),
+    /// It passes unless its client has asked for too much.
+    Count(&'f Limits),
+    /// It passes if this is somebody.
+    Check(Box<Login>),
 }
 
 impl Filter {
@@ -97,7 +120,10 @@ impl Filter {
             Self::Redirect(_) => 10,
             Self::Cors(_) => 20,
             Self::HttpsRedirect(_) => 30,
+            Self::Limits(_) => 40,
             Self::SourceRange(_) => 50,
+            Self::BasicAuth(_) => 60,
+            Self::Rewrite(_) => 70,
             Self::UpstreamHost(_) => 80,
             Self::ResponseHeaders(_) => 90,
             Self::Hsts(_) => 91,
@@ -105,12 +131,26 @@ impl Filter {
     }
 
     /// Looks at a request on its way to the endpoint.
-    pub fn request(&self, request: &mut Request) -> Verdict {
+    pub fn request(&self, request: &mut Request) -> Verdict<'_> {
         let answer = match self {
             Self::Redirect(redirect) => redirect.answer(request),
             Self::Cors(cors) => cors.preflight(&request.head.method, &request.head.headers),
             Self::HttpsRedirect(redirect) => redirect.answer(request),
+            Self::Limits(limits) => {
+                if limits.concern(request.client) {
+                    return Verdict::Count(limits);
+                }
+                None
+            }
             Self::SourceRange(range) => range.answer(request.client),
+            Self::BasicAuth(auth) => match auth.login(&mut request.head.headers) {
+                Ok(login) => return Verdict::Check(Box::new(login)),
+                Err(refusal) => Some(refusal),
+            },
+            Self::Rewrite(rewrite) => {
+                rewrite.apply(request);
+                None
+            }
             Self::UpstreamHost(host) => {
                 request.upstream_host = Some(host.clone());
                 None
@@ -128,7 +168,13 @@ impl Filter {
             Self::ResponseHeaders(fields) => fields.response(headers),
             Self::Hsts(hsts) => hsts.response(asked.secure, headers),
             // These are for requests.
-            Self::Redirect(_) | Self::HttpsRedirect(_) | Self::SourceRange(_) | Self::UpstreamHost(_) => {}
+            Self::Redirect(_)
+            | Self::HttpsRedirect(_)
+            | Self::Limits(_)
+            | Self::SourceRange(_)
+            | Self::BasicAuth(_)
+            | Self::Rewrite(_)
+            | Self::UpstreamHost(_) => {}
         }
     }
 }

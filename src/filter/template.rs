@@ -158,6 +158,7 @@ mod tests {
             https: true,
             client: "2001:db8::1".parse().unwrap(),
             upstream_host: None,
+            rewritten: None,
         };
         for (text, filled) in [
             ("$request_uri", "/a/b?x=1&Y=2&z"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ObjectName, Sessions};
+use super::{BackendTls, BackendTlsOptions, ObjectName, Sessions};
 use crate::balance::Policy;
 
 /// A port of a Service as an Ingress names it.
@@ -44,6 +44,8 @@ pub struct BackendOptions {
     pub policy: Option<Policy>,
     /// Send to the Service's own address, and leave the balancing to the cluster.
     pub service_address: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTlsOptions>>,
 }
 
 impl BackendOptions {
@@ -70,11 +72,12 @@ impl Serialize for BackendKey {
 
 impl fmt::Display for BackendOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, policy, service_address } = self;
+        let Self { protocol, policy, service_address, tls } = self;
         let said = [
             protocol.map(|protocol| format!("{protocol:?}")),
             policy.map(|policy| format!("{policy:?}")),
             service_address.then(|| "service address".to_owned()),
+            tls.as_ref().map(ToString::to_string),
         ];
         f.write_str(&said.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
@@ -86,8 +89,7 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 in cleartext by prior knowledge (RFC 9113, 3.3).
     H2c,
-    /// TLS, with HTTP/2 or HTTP/1.1 as ALPN decides. The endpoint's certificate is not verified: an Ingress has
-    /// no place for the name and the CA to verify against.
+    /// TLS, with HTTP/2 or HTTP/1.1 as ALPN decides.
     Tls,
     /// TLS with HTTP/1.1 only, as WebSockets need it.
     TlsHttp1,
@@ -104,6 +106,9 @@ pub struct Endpoint {
 pub struct Backend {
     pub key: BackendKey,
     pub protocol: Protocol,
+    /// What was asked of TLS, if anything was; otherwise certificates of endpoints are not verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTls>>,
     pub policy: Policy,
     /// Sorted by address, each address once. Empty: requests get 503.
     pub endpoints: Vec<Endpoint>,

@@ -2,10 +2,11 @@
 //! Names are kept in lower case, without a trailing dot, as A-labels (RFC 5890).
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{ObjectName, Rule};
+use super::{ClientCertificates, ObjectName, Rule};
 
 /// Longest name that DNS can carry, in bytes (RFC 1035, 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
@@ -37,6 +38,9 @@ pub struct Host {
     pub rules: Vec<Rule>,
     /// The Secret whose certificate is served for this name; `None` is the default certificate.
     pub certificate: Option<ObjectName>,
+    /// What is asked of clients' certificates; `None` asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<Arc<ClientCertificates>>,
 }
 
 impl HostPattern {

@@ -1,9 +1,11 @@
 //! One rule of a host: what it matches, what it does with a request, and where it sends it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Affinity, BackendKey, Forwarding, ObjectName};
-use crate::filter::{self, Filter, Template};
+use crate::filter::{self, Filter, PathPattern, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -12,9 +14,12 @@ pub enum PathKind {
     Exact,
     /// By whole elements: `/foo` is a prefix of `/foo`, `/foo/` and `/foo/bar`, and not of `/foobar`.
     Prefix,
+    /// As ingress-nginx has it: without regard to case, anchored at the start only. All rules of a host or none.
+    Regex,
 }
 
-/// A path to match, in the normal form of [`super::normalize`]. A prefix has no trailing slash, but for `/`.
+/// A path to match, in the normal form of [`super::normalize`]; a regular expression, as it is written. A prefix has no
+/// trailing slash, but for `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PathMatch {
     pub kind: PathKind,
@@ -24,11 +29,25 @@ pub struct PathMatch {
 impl PathMatch {
     pub fn new(kind: PathKind, path: &str) -> Self {
         let value = match (kind, path.trim_end_matches('/')) {
-            (PathKind::Exact, _) => path,
+            (PathKind::Exact | PathKind::Regex, _) => path,
             (PathKind::Prefix, "") => "/",
             (PathKind::Prefix, trimmed) => trimmed,
         };
         Self { kind, value: value.into() }
+    }
+
+    /// Whether nothing but an authority's look for proof (RFC 8555, 8.3) matches. What is there is meant for everybody.
+    pub fn is_acme_challenge(&self) -> bool {
+        let Some(rest) = self.value.strip_prefix("/.well-known/acme-challenge") else { return false };
+        match self.kind {
+            PathKind::Exact => rest.starts_with('/'),
+            PathKind::Prefix => rest.is_empty() || rest.starts_with('/'),
+            // One that is more than a token could match anything.
+            PathKind::Regex => {
+                let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                rest.strip_prefix('/').is_some_and(|rest| rest.bytes().all(token))
+            }
+        }
     }
 }
 
@@ -49,6 +68,7 @@ impl Rule {
         Self {
             source,
             path,
+            pattern: None,
             backends: vec![],
             filters: vec![],
             affinity: None,
@@ -76,6 +96,9 @@ pub struct Rule {
     pub source: ObjectName,
     /// `None` takes what no other rule of the host matched (an Ingress's `defaultBackend`).
     pub path: Option<PathMatch>,
+    /// The path, compiled, if it is a regular expression.
+    #[serde(skip)]
+    pub pattern: Option<Arc<PathPattern>>,
     pub backends: Vec<BackendRef>,
     /// What is done with requests and answers, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -18,7 +18,7 @@ use super::error_page::Page;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
-use crate::upstream::{BodyWatch, Http1, SlotId};
+use crate::upstream::{BodyWatch, Http1, Permit, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -32,6 +32,8 @@ pub struct Exchange {
     /// The endpoint that has the request.
     pub endpoint: Option<SlotId>,
     pub watch: Option<Rc<BodyWatch>>,
+    /// Counts it among its client's requests, where those are limited.
+    pub permit: Option<Permit>,
     /// What the rule says of it; nothing for most.
     pub forwarding: Option<Arc<Forwarding>>,
     /// What to ask the rule's default backend with, if it may come to that.
@@ -57,6 +59,7 @@ impl Exchange {
             response_bytes: 0,
             endpoint: None,
             watch: None,
+            permit: None,
             forwarding: None,
             page: None,
             record: None,

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -15,10 +16,13 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
+use super::client_certificate::Presented;
 use super::handle::handle;
 use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
@@ -201,6 +205,8 @@ pub struct Connection {
     pub peer: Peer,
     pub secure: bool,
     pub server_name: Option<Box<str>>,
+    /// Only if the handshake asked for a certificate.
+    pub presented: Option<Box<Presented>>,
     /// A tunnel to begin when hyper has written the 101.
     pub tunnel: RefCell<Option<Pending>>,
 }
@@ -219,15 +225,23 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         (client, is_trusted(client, &worker.settings.trusted_proxies))
     };
     let mut server_name = None;
+    let mut presented = None;
     let mut http2 = false;
     let stream = if secure {
-        let handshake = TlsAcceptor::from(worker.tls.clone()).accept(stream);
-        let Ok(Ok(stream)) = tokio::time::timeout(worker.settings.handshake_timeout, handshake).await else {
+        let handshake = async {
+            if worker.table().clients.is_empty() {
+                Ok((TlsAcceptor::from(worker.tls.clone()).accept(stream).await?, false))
+            } else {
+                Box::pin(greet(worker, stream)).await
+            }
+        };
+        let Ok(Ok((stream, asked))) = tokio::time::timeout(worker.settings.handshake_timeout, handshake).await else {
             worker.cells.handshakes_failed.add(1);
             return;
         };
         let (_, session) = stream.get_ref();
         server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+        presented = asked.then(|| Box::new(Presented::new(session.peer_certificates())));
         http2 = session.alpn_protocol() == Some(b"h2");
         Stream::Tls(Box::new(stream))
     } else {
@@ -241,6 +255,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         peer: peer(client, trusted, secure),
         secure,
         server_name,
+        presented,
         tunnel: RefCell::new(None),
     });
     if !secure {
@@ -253,6 +268,18 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         }
     }
     if http2 { serve_http2(connection, io).await } else { serve_http1(connection, io).await }
+}
+
+/// A handshake that asks for the client's certificate if the host that it names wants one. Says whether it did.
+async fn greet(worker: &Worker, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+    let greeted = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let name = greeted.client_hello().server_name().map(str::to_ascii_lowercase);
+    let verifier = name.and_then(|name| worker.table().clients.find(&name).cloned());
+    let config = match &verifier {
+        None => worker.tls.clone(),
+        Some(verifier) => verifier.config(&worker.tls).map_err(io::Error::other)?,
+    };
+    Ok((greeted.into_stream(config).await?, verifier.is_some()))
 }
 
 fn peer(address: IpAddr, trusted: bool, secure: bool) -> Peer {

@@ -12,7 +12,6 @@ use super::error::Error;
 use super::forward::{Plan, forward};
 use super::headers;
 use super::session::Session;
-use crate::filter::Answer;
 use crate::table::{Forwarding, Table};
 use crate::upstream::{RequestBody, SlotId, Upstream};
 
@@ -75,18 +74,6 @@ pub fn replaces<B>(response: &mut Response<B>, exchange: &mut Exchange) -> bool 
     replaces
 }
 
-/// The same for what a filter answers.
-pub fn replaces_own(answer: &Answer, exchange: &mut Exchange) -> bool {
-    let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding) else { return false };
-    let replaces = forwarding.replaces(answer.status, true);
-    if replaces {
-        let challenge = answer.headers.iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE);
-        page.challenge = challenge.map(|(_, value)| value.clone());
-        exchange.reason = Some(answer.reason);
-    }
-    replaces
-}
-
 /// The default backend's answer instead of an error, if the rule wants one and there is one.
 pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<ResponseBody>, (Error, Exchange)> {
     let worker = exchange.connection.worker.clone();
@@ -111,7 +98,9 @@ pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<Re
     if let Some(record) = &mut exchange.record {
         record.upstream = Some((*upstream.label).into());
     }
-    let mut plan = Plan { backend, protocol, host, upstream_host: None, upgrade: None, session: None, key: None };
+    // Who had to be somebody was asked before.
+    let (upstream_host, key, upgrade, session, login) = (None, None, None, None, None);
+    let mut plan = Plan { backend, protocol, host, upstream_host, key, upgrade, session, login };
     match forward(table, &mut plan, &mut request, exchange).await {
         Ok(mut response) => {
             let fields = response.headers_mut();

@@ -23,6 +23,7 @@ use super::session::Session;
 use super::upgrade::Pending;
 use super::worker::{Held, Worker};
 use crate::clock::Timer;
+use crate::filter::Login;
 use crate::model::Protocol;
 use crate::upstream::{Acquired, ConnectError, Endpoint, Http1, RequestBody, SlotId, Upstream};
 
@@ -41,6 +42,8 @@ pub struct Plan {
     pub upgrade: Option<HeaderValue>,
     /// Only if the route has affinity.
     pub session: Option<Box<Session>>,
+    /// Who has to be somebody first.
+    pub login: Option<Box<Login>>,
 }
 
 /// A connection, and whose it is.

@@ -14,13 +14,14 @@ use ipnet::IpNet;
 
 use super::access_log::Record;
 use super::body::{Exchange, ResponseBody};
+use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
 use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
-use super::forward::{Plan, fail, forward};
+use super::forward::{Failed, Plan, fail, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
-use super::intake::{admit, read_whole, wants_whole};
+use super::intake::{Waits, accept_body};
 use super::session::Session;
 use crate::filter::Answer;
 use crate::model::{HostName, normalize};
@@ -39,6 +40,8 @@ pub(super) struct Facts<'c> {
     pub(super) secure: bool,
     /// The name that the TLS handshake asked for; `None` in cleartext or without SNI.
     server_name: Option<&'c str>,
+    /// Only if the handshake asked for a certificate.
+    presented: Option<&'c Presented>,
 }
 
 /// Why a request goes to no endpoint.
@@ -51,6 +54,12 @@ pub(super) enum Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<Box<Answer>> for Refusal {
+    fn from(answer: Box<Answer>) -> Self {
+        Self::Answer(answer)
     }
 }
 
@@ -76,6 +85,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
         server_name: connection.server_name.as_deref(),
+        presented: connection.presented.as_deref(),
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
@@ -85,26 +95,23 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
     let answered = match decided {
-        Ok(ref mut plan) => match admit(body, &mut exchange) {
+        Ok(ref mut plan) => match accept_body(body, &mut exchange) {
             Ok(body) => {
                 let mut request = Some(Request::from_parts(head, body));
-                let (mut table, mut read) = (Some(table), Ok(()));
-                if wants_whole(plan, request.as_ref(), &exchange) {
-                    table = None;
-                    read = Box::pin(read_whole(&mut request, &exchange)).await;
-                }
-                match read {
-                    Ok(()) => forward(table.unwrap_or_else(|| worker.table()), plan, &mut request, exchange).await,
-                    Err(error) => fail(error, exchange).await,
+                match Waits::of(plan, request.as_ref(), &exchange) {
+                    None => forward(table, plan, &mut request, exchange).await,
+                    Some(waits) => {
+                        // Nobody waits with a table in hand. In a box, as few requests come here and all would pay
+                        // for its size.
+                        drop(table);
+                        Box::pin(waits.forward(plan, &mut request, wants_body, exchange)).await
+                    }
                 }
             }
             Err(error) => fail(error, exchange).await,
         },
         Err(Refusal::Error(error)) => fail(error, exchange).await,
-        Err(Refusal::Answer(answer)) if error_page::replaces_own(&answer, &mut exchange) => {
-            fail(Error::Answered(answer.status), exchange).await
-        }
-        Err(Refusal::Answer(answer)) => Ok(respond(*answer, wants_body, exchange)),
+        Err(Refusal::Answer(answer)) => respond(*answer, wants_body, exchange).await,
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -147,8 +154,12 @@ fn decide(
         // HTTP/1.0 may leave it out.
         None => HostName::parse("none.invalid").expect("it is a name"),
     };
-    if !table.certificates.may_share(facts.server_name, name.as_str()) {
+    if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
         return Err(Error::Misdirected.into());
+    }
+    let verifier = table.clients.find(name.as_str());
+    if let Some(verifier) = verifier.filter(|_| facts.secure) {
+        admit(verifier, facts.presented, &mut head.headers)?;
     }
     let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
@@ -159,12 +170,17 @@ fn decide(
         exchange.forwarding = Some(forwarding.clone());
         exchange.page = Page::of(forwarding, head, host.as_ref().unwrap_or(&NO_HOST));
     }
-    let Outcome { upstream_host, key } = if route.filters.is_some() || route.hash_by.is_some() {
+    let Outcome { upstream_host, key, login } = if route.filters.is_some() || route.hash_by.is_some() {
         let authority = host.as_ref().unwrap_or(&NO_HOST);
-        apply(route, facts, head, (name.as_str(), authority, path.as_deref()), applied)?
+        let names = (name.as_str(), authority, path.as_deref());
+        apply(route, facts, head, names, applied, exchange)?
     } else {
         Outcome::default()
     };
+    // In cleartext the way to https comes first, and so does what proves to an authority whose the host is.
+    if let Some(verifier) = verifier.filter(|_| !facts.secure && !route.is_challenge) {
+        admit(verifier, None, &mut head.headers)?;
+    }
     let mut found = destination(table, route, &head.headers, facts.secure);
     if let Some(forwarding) = &route.forwarding {
         found = error_page::destination(table, forwarding, found, (head, exchange));
@@ -174,7 +190,7 @@ fn decide(
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session })
+    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session, login })
 }
 
 /// The backend that a request goes to, and its session there. A session stays with the side that it is on; who has
@@ -279,16 +295,26 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
     Ok((route, matched))
 }
 
-/// A filter's answer.
-fn respond(answer: Answer, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+/// A filter's answer, or the error page that the rule has for its status.
+pub(super) async fn respond(
+    answer: Answer,
+    wants_body: bool,
+    mut exchange: Exchange,
+) -> Result<Response<ResponseBody>, Failed> {
     let Answer { status, headers, text, reason } = answer;
     exchange.status = status.as_u16();
     exchange.reason = Some(reason);
+    if let (Some(page), Some(forwarding)) = (&mut exchange.page, &exchange.forwarding)
+        && forwarding.replaces(status, true)
+    {
+        page.challenge = headers.into_iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE).map(|field| field.1);
+        return fail(Error::Answered(status), exchange).await;
+    }
     let mut response = own(status, text, wants_body, exchange);
     for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-    response
+    Ok(response)
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.

@@ -1,17 +1,22 @@
-//! A request's body before the request goes on: how long it may be, and whether it is read whole first. Both are a
-//! rule's to say; without it a body streams, whatever its length.
+//! What a request goes through between its decision and an endpoint: how long its body may be, who its client has to
+//! be, and whether the body is read whole first. All of it is a rule's to say; without it a request goes on at once,
+//! and its body streams, whatever its length.
+#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Body, Incoming};
 
-use super::body::Exchange;
+use super::body::{Exchange, ResponseBody};
 use super::error::{Error, blame};
-use super::forward::Plan;
+use super::forward::{Failed, Plan, fail, forward};
+use super::handle::respond;
 use super::send::Outgoing;
-use crate::upstream::RequestBody;
+use super::worker::Worker;
+use crate::filter::{Answer, Login};
+use crate::upstream::{Checked, RequestBody};
 
 /// The request's body on its way, unless it says that it is longer than it may be.
-pub fn admit(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
+pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
     let worker = &exchange.connection.worker;
     let bytes_max = exchange.forwarding.as_ref().and_then(|forwarding| forwarding.rule.body_bytes_max);
     let bytes_max = bytes_max.unwrap_or(u64::MAX);
@@ -23,8 +28,65 @@ pub fn admit(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody,
     Ok(body)
 }
 
+/// What a request waits for before it goes on.
+pub struct Waits {
+    /// Whether the client is who he says, which takes a while to find out.
+    login: Option<Box<Login>>,
+    whole_body: bool,
+}
+
+impl Waits {
+    /// `None` for most.
+    pub fn of(plan: &mut Plan, request: Option<&Request<RequestBody>>, exchange: &Exchange) -> Option<Self> {
+        let logins = &exchange.connection.worker.logins;
+        let login = plan.login.take().filter(|login| !logins.knows(login));
+        let whole_body = wants_whole(plan, request, exchange);
+        (login.is_some() || whole_body).then_some(Self { login, whole_body })
+    }
+
+    /// Waits, and forwards by the table of then. Nobody who isn't let in has his body read.
+    pub async fn forward(
+        self,
+        plan: &mut Plan,
+        request: &mut Outgoing,
+        wants_body: bool,
+        exchange: Exchange,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let worker = exchange.connection.worker.clone();
+        if let Some(login) = self.login
+            && let Some(answer) = check(&worker, login).await
+        {
+            return respond(answer, wants_body, exchange).await;
+        }
+        if self.whole_body
+            && let Err(error) = read_whole(request, &exchange).await
+        {
+            return fail(error, exchange).await;
+        }
+        forward(worker.table(), plan, request, exchange).await
+    }
+}
+
+/// The answer to somebody who isn't who he says, or can't be looked at now.
+async fn check(worker: &Worker, login: Box<Login>) -> Option<Answer> {
+    let refusal = login.refusal();
+    match worker.logins.check(login).await {
+        Checked::Passes => None,
+        Checked::Fails => Some(refusal),
+        Checked::Busy => Some(Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                (header::RETRY_AFTER, HeaderValue::from_static("1")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ],
+            text: "too many passwords are being checked",
+            reason: "overloaded",
+        }),
+    }
+}
+
 /// Whether the body is read before an endpoint is chosen: never where both sides talk at once.
-pub fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &Exchange) -> bool {
+fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &Exchange) -> bool {
     let wanted = exchange.forwarding.as_ref().is_some_and(|forwarding| forwarding.rule.buffers_body);
     let grpc = |request: &Request<RequestBody>| {
         let kind = request.headers().get(header::CONTENT_TYPE);
@@ -34,7 +96,7 @@ pub fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange
 }
 
 /// Reads the body before an endpoint is chosen, as far as there is room.
-pub async fn read_whole(request: &mut Outgoing, exchange: &Exchange) -> Result<(), Error> {
+async fn read_whole(request: &mut Outgoing, exchange: &Exchange) -> Result<(), Error> {
     let Some(mut message) = request.take() else { return Ok(()) };
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
     let body = body.read_whole().await.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;

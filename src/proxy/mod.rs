@@ -4,6 +4,7 @@
 mod access_log;
 mod attempts;
 mod body;
+mod client_certificate;
 mod connection;
 mod error;
 mod error_page;

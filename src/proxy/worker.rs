@@ -20,7 +20,7 @@ use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::metrics::WorkerCells;
 use crate::table::{Current, Table};
-use crate::upstream::{PoolSettings, Pools};
+use crate::upstream::{Logins, PoolSettings, Pools};
 
 /// How often a worker looks through its idle connections, in ticks.
 const SWEEP_TICKS: u64 = 10;
@@ -54,6 +54,8 @@ pub struct Start {
     pub tls: Arc<ServerConfig>,
     pub log: Option<AccessLog>,
     pub drain: Arc<Drain>,
+    /// One for all workers.
+    pub logins: Arc<Logins>,
     pub sockets: Vec<Socket>,
 }
 
@@ -67,6 +69,7 @@ pub struct Worker {
     pub tls: Arc<ServerConfig>,
     pub log: Option<AccessLog>,
     pub drain: Arc<Drain>,
+    pub logins: Arc<Logins>,
     pub clock: Rc<Clock>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
@@ -133,6 +136,7 @@ impl Worker {
             tls: start.tls.clone(),
             log: start.log.clone(),
             drain: start.drain.clone(),
+            logins: start.logins.clone(),
             pools: Pools::new(start.settings.pools.clone(), clock.clone(), start.cells.clone()),
             clock,
             in_flight: Cell::new(0),

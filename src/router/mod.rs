@@ -2,13 +2,16 @@
 //! they don't change, and read without a lock. What a rule leads to, `R`, is the table's affair.
 //!
 //! Precedence: exact host, then wildcard, then rules without a host; there is no way back from a host that has
-//! rules to a less exact one. Within a host: the longest path, then Exact before Prefix, then the default.
+//! rules to a less exact one. Within a host: the longest path, then Exact before Prefix, then the default; or the
+//! first regular expression that takes the path, where a host's paths are such.
 
 mod path;
+mod regex;
 
 use std::sync::Arc;
 
 pub use path::Paths;
+pub use regex::Regexes;
 
 use crate::model::{Host, HostMap, Rule};
 
@@ -16,19 +19,30 @@ use crate::model::{Host, HostMap, Rule};
 #[derive(Debug)]
 pub struct HostRoutes<R> {
     routes: Vec<R>,
-    paths: Paths,
+    matcher: Matcher,
+}
+
+#[derive(Debug)]
+enum Matcher {
+    Paths(Paths),
+    Regexes(Regexes),
 }
 
 impl<R> HostRoutes<R> {
     /// Compiles the rules of a host, in their order; `route` makes what each leads to.
-    pub fn new(host: &Host, route: impl Fn(&Rule) -> R) -> Self {
-        let paths = Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
-        Self { routes: host.rules.iter().map(route).collect(), paths }
+    pub fn new(host: &Host, route: impl FnMut(&Rule) -> R) -> Self {
+        let paths = || Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
+        let matcher = Regexes::new(&host.rules).map_or_else(|| Matcher::Paths(paths()), Matcher::Regexes);
+        Self { routes: host.rules.iter().map(route).collect(), matcher }
     }
 
     /// The route of a path in normal form.
     pub fn find(&self, path: &str) -> Option<&R> {
-        self.paths.find(path).map(|index| &self.routes[index])
+        let index = match &self.matcher {
+            Matcher::Paths(paths) => paths.find(path),
+            Matcher::Regexes(regexes) => regexes.find(path),
+        };
+        index.map(|index| &self.routes[index])
     }
 }
 

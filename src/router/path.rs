@@ -51,6 +51,8 @@ impl Paths {
                     claim(format!("{base}/"), (value.len(), false), index);
                     claim(format!("{base}/{{*rest}}"), (value.len(), false), index);
                 }
+                // Those of a host are all of this kind, and are not looked for here.
+                PathKind::Regex => {}
             }
         }
         if entries.is_empty() {
@@ -155,6 +157,7 @@ mod tests {
                     |path: &str| path.split('/').filter(|e| !e.is_empty()).map(str::to_owned).collect::<Vec<_>>();
                 elements(path).starts_with(&elements(&rule.value))
             }
+            PathKind::Regex => false,
         };
         let rank = |rule: &PathMatch| (rule.value.len(), rule.kind == PathKind::Exact);
         let all = rules.iter().enumerate().filter(|(_, rule)| matches(rule));

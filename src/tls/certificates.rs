@@ -73,6 +73,17 @@ impl Certificates {
         }
     }
 
+    /// Whether both names are served with one certificate, be it the default one.
+    pub fn are_same(&self, server_name: Option<&str>, host: &str) -> bool {
+        let served = |name| self.secret(name).or(self.default.0.as_ref());
+        server_name.is_some_and(|server_name| served(server_name) == served(host))
+    }
+
+    /// Whether the name is served with the default certificate.
+    pub fn is_default(&self, name: &str) -> bool {
+        self.secret(name).is_none_or(|secret| Some(secret) == self.default.0.as_ref())
+    }
+
     /// The Secret that a name's own certificate comes from.
     fn secret(&self, name: &str) -> Option<&ObjectName> {
         self.names.find(name).filter(|secret| self.loaded.contains_key(*secret))

@@ -1,13 +1,21 @@
 //! One host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a Problem.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Settings;
+use super::annotations::{ClientsAsked, Https};
 use super::ingress::{Located, Parts, Tls};
+use super::paths;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
-use crate::model::{Host, HostPattern, ObjectName, PathMatch, Rule};
+use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathKind, PathMatch, Rule};
+
+/// Most rules of a host whose paths are regular expressions: a request may be held against all of them.
+const REGEXES_MAX: usize = 1_000;
+/// The field of what a host asks of its clients.
+const SECRET_FIELD: &str = "metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]";
 
 /// One host, from the Ingresses that name it, oldest first.
 pub(super) fn merge(
@@ -16,38 +24,86 @@ pub(super) fn merge(
     resources: &Resources,
     settings: &Settings,
 ) -> (Host, Vec<Problem>) {
+    let (rules, mut problems) = rules(pattern, ingresses);
+    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    (finish(pattern, rules, certificate, ingresses, settings), problems)
+}
+
+/// Another name for a host, whose rules are `of_host`'s; `ingresses` are those that name either. Its certificate is one
+/// for its own name.
+pub(super) fn alias(
+    pattern: &HostPattern,
+    host: &HostPattern,
+    of_host: &[&Parts],
+    ingresses: &[&Parts],
+    resources: &Resources,
+    settings: &Settings,
+) -> (Host, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut rules: Vec<Rule> = Vec::new();
-    let mut https = Vec::new();
+    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    // What is wrong with the host's rules is said there.
+    (finish(pattern, rules(host, of_host).0, certificate, ingresses, settings), problems)
+}
+
+/// What is the same for a host and its aliases.
+struct Rules {
+    /// With how their requests get to https.
+    rules: Vec<(Rule, Https)>,
+    client_certificates: Option<Arc<ClientCertificates>>,
+}
+
+fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut rules: Vec<(Rule, Https)> = Vec::new();
+    let all = ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
+    let all = paths::read_together(pattern, all.collect(), &mut problems);
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    let rules_of = |canary: bool| {
-        let parts = ingresses.iter().filter(move |parts| parts.is_canary == canary);
-        parts.flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)))
-    };
+    let rules_of = |canary: bool| all.iter().filter(move |(parts, ..)| parts.is_canary == canary);
     // What only holds a host comes last: it takes nothing from a rule that works.
     for holds in [false, true] {
-        for (parts, located) in rules_of(false).filter(|(_, located)| located.holds == holds) {
+        for (parts, located, rule) in rules_of(false).filter(|(_, located, _)| located.holds == holds) {
             if holds && !rules.is_empty() {
                 continue;
             }
-            if let Some(winner) = winners.get(&located.rule.path.as_ref()) {
-                problems.extend(conflict(pattern, parts, located, winner));
+            if let Some(winner) = winners.get(&rule.path.as_ref()) {
+                problems.extend(conflict(pattern, parts, &located.field, rule, winner));
+            } else if rule.pattern.is_some() && rules.len() >= REGEXES_MAX {
+                let what = format!("host `{pattern}` has {REGEXES_MAX} regular expressions already");
+                let object = ObjectRef::new(Kind::Ingress, &parts.name);
+                problems.push(Problem::new(object, located.field.clone(), what, "write fewer that take more"));
             } else {
-                winners.insert(located.rule.path.as_ref(), &located.rule);
-                rules.push(located.rule.clone());
-                https.push(&parts.https);
+                winners.insert(rule.path.as_ref(), rule);
+                rules.push((rule.clone().into_owned(), parts.https));
             }
         }
     }
-    for (parts, located) in rules_of(true) {
-        problems.extend(add_canary(pattern, &mut rules, parts, located));
+    for (parts, located, canary) in rules_of(true) {
+        problems.extend(add_canary(pattern, &mut rules, parts, located, canary));
     }
-    rules.shrink_to_fit();
-    let certificate = certificate(pattern, ingresses, resources, &mut problems);
+    let (client_certificates, closed) = clients(pattern, ingresses, &mut problems);
+    for (rule, _) in rules.iter_mut().filter(|(rule, _)| closed.has(rule)) {
+        rule.backends.clear();
+        rule.filters.clear();
+    }
+    // Nobody gets past a closed rule by way of its canary.
+    for (rule, _) in rules.iter_mut().filter(|(rule, _)| rule.backends.is_empty()) {
+        rule.canary = None;
+    }
+    (Rules { rules, client_certificates }, problems)
+}
+
+/// Adds to the rules what depends on whether the host speaks TLS.
+fn finish(
+    pattern: &HostPattern,
+    Rules { rules, client_certificates }: Rules,
+    certificate: Option<ObjectName>,
+    ingresses: &[&Parts],
+    settings: &Settings,
+) -> Host {
     let speaks_tls = certificate.is_some() || ingresses.iter().any(|parts| parts.listed.contains_key(pattern));
-    for (rule, https) in rules.iter_mut().zip(https) {
+    let with_filters = |(mut rule, https): (Rule, Https)| {
         if rule.backends.is_empty() {
-            continue;
+            return rule;
         }
         let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
         let redirect = https.redirects(speaks_tls, settings).then(|| {
@@ -59,21 +115,86 @@ pub(super) fn merge(
         rule.filters.extend(redirect.into_iter().chain(of_tls));
         rule.filters.sort_by_key(Filter::phase);
         rule.filters.shrink_to_fit();
+        rule
+    };
+    let mut all = Vec::with_capacity(rules.len());
+    all.extend(rules.into_iter().map(with_filters));
+    Host { pattern: pattern.clone(), rules: all, certificate, client_certificates }
+}
+
+/// Whose rules of a host nobody may come to.
+enum Closed {
+    All,
+    Some(Vec<ObjectName>),
+}
+
+impl Closed {
+    fn has(&self, rule: &Rule) -> bool {
+        match self {
+            // What proves whose the host is, is no secret, and lets nobody in.
+            Self::All => !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge),
+            Self::Some(closed) => closed.contains(&rule.source),
+        }
     }
-    (Host { pattern: pattern.clone(), rules, certificate }, problems)
+}
+
+/// What the host asks of its clients: what the oldest Ingress that asks for anything does. If that can't be honoured
+/// the whole host is closed, as it would be open where it was meant to be shut.
+fn clients(
+    pattern: &HostPattern,
+    ingresses: &[&Parts],
+    problems: &mut Vec<Problem>,
+) -> (Option<Arc<ClientCertificates>>, Closed) {
+    let mut asking =
+        ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && !parts.rules_of(pattern).is_empty());
+    let Some(first) = asking.next() else { return (None, Closed::Some(Vec::new())) };
+    let settings = match &first.clients {
+        ClientsAsked::Certificates(settings) => settings.clone(),
+        ClientsAsked::Nothing | ClientsAsked::Unknown => {
+            problems.extend(closed_by(pattern, ingresses, first));
+            return (None, Closed::All);
+        }
+    };
+    let mut closed = Vec::new();
+    for parts in asking.filter(|parts| parts.clients != first.clients) {
+        closed.push(parts.name.clone());
+        let what = format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name);
+        let fix =
+            "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503";
+        problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), SECRET_FIELD, what, fix));
+    }
+    (Some(settings), Closed::Some(closed))
+}
+
+/// What to say of other Ingresses of a host that `first` closes.
+fn closed_by(pattern: &HostPattern, ingresses: &[&Parts], first: &Parts) -> impl Iterator<Item = Problem> {
+    let closed = |parts: &Parts| parts.rules_of(pattern).iter().any(|(_, located)| Closed::All.has(&located.rule));
+    let others = ingresses.iter().filter(move |parts| parts.name != first.name && closed(parts));
+    others.map(move |parts| {
+        let what =
+            format!("Ingress {} asks for client certificates of host `{pattern}` that can't be told", first.name);
+        let fix = "mend its `auth-tls-` annotations; requests to the host get 503";
+        Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), "spec.rules", what, fix)
+    })
 }
 
 /// Makes the rule of an alternative that of the rule whose path it has. A tenant can have no other's requests so: both
 /// are of one namespace.
-fn add_canary(pattern: &HostPattern, rules: &mut [Rule], parts: &Parts, located: &Located) -> Option<Problem> {
-    let place = match &located.rule.path {
+fn add_canary(
+    pattern: &HostPattern,
+    rules: &mut [(Rule, Https)],
+    parts: &Parts,
+    located: &Located,
+    canary: &Rule,
+) -> Option<Problem> {
+    let place = match &canary.path {
         Some(PathMatch { value, .. }) => format!("path `{value}` of host `{pattern}`"),
         None => format!("the default backend of host `{pattern}`"),
     };
     let problem = |what: String, fix: &str| {
         Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix))
     };
-    let Some(rule) = rules.iter_mut().find(|rule| rule.path == located.rule.path) else {
+    let Some(rule) = rules.iter_mut().map(|(rule, _)| rule).find(|rule| rule.path == canary.path) else {
         let fix = "write the host, path and pathType of the other Ingress, or remove the annotation `canary`";
         return problem(format!("{place} is no Ingress's that this could be the canary of"), fix);
     };
@@ -85,26 +206,37 @@ fn add_canary(pattern: &HostPattern, rules: &mut [Rule], parts: &Parts, located:
         let fix = "remove one of the two; the older one counts";
         return problem(format!("{place} has a canary already, Ingress {}", first.source), fix);
     }
-    rule.canary.clone_from(&located.rule.canary);
+    rule.canary.clone_from(&canary.canary);
     None
 }
 
 /// What to say of a rule whose place is taken.
-pub(super) fn conflict(pattern: &HostPattern, parts: &Parts, located: &Located, winner: &Rule) -> Option<Problem> {
+pub(super) fn conflict(
+    pattern: &HostPattern,
+    parts: &Parts,
+    field: &str,
+    rule: &Rule,
+    winner: &Rule,
+) -> Option<Problem> {
     // A rule that says the same thing twice does no harm.
-    if *winner == located.rule {
+    if winner == rule {
         return None;
     }
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
-    let what = match &located.rule.path {
+    let what = match &rule.path {
         Some(PathMatch { kind, value }) => {
-            format!("{kind:?} path `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
+            let kind = match kind {
+                PathKind::Exact => "Exact path",
+                PathKind::Prefix => "Prefix path",
+                PathKind::Regex => "path",
+            };
+            format!("{kind} `{value}` of host `{pattern}` belongs to Ingress {}", winner.source)
         }
         None => format!("the default backend of host `{pattern}` belongs to Ingress {}", winner.source),
     };
     let fix =
         if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
-    Some(Problem::new(object, located.field.clone(), what, fix))
+    Some(Problem::new(object, field, what, fix))
 }
 
 /// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it, as

@@ -2,15 +2,18 @@
 //! is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Settings;
-use super::annotations::{self, Behaviour, Https};
+use super::aliases::ALIAS;
+use super::annotations::{self, Behaviour, ClientsAsked, Https, Sessions};
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
+use super::paths::{self, ReadPath, Written};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Redirect, RedirectTarget};
-use crate::model::{BackendKey, Canary, HostPattern, InvalidHost, ObjectName, PathKind, PathMatch, Rule, normalize};
+use crate::model::{BackendKey, BackendTls, Canary, HostPattern, InvalidHost, ObjectName, Rule};
 
 /// One Ingress of ours, ready to be merged with others.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +34,12 @@ pub(super) struct Parts {
     pub(super) affinity: bool,
     /// How its requests get from http to https.
     pub(super) https: Https,
+    /// More names for its hosts, sorted.
+    pub(super) aliases: Vec<HostPattern>,
+    /// What is asked of clients' certificates, for all its hosts.
+    pub(super) clients: ClientsAsked,
+    /// How its backends are spoken to over TLS.
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
     /// What annotations name, be it there or not.
     pub(super) references: BTreeSet<ObjectRef>,
     pub(super) problems: Vec<Problem>,
@@ -45,6 +54,16 @@ pub(super) struct Located {
     pub(super) field: String,
     /// Stands for rules that can't be used, so that the host is not somebody else's.
     pub(super) holds: bool,
+    pub(super) written: Written,
+}
+
+impl Located {
+    /// Stands for a host that sends to the one with `www.`, or without, if nothing else is there.
+    fn only_redirects(&self) -> bool {
+        let to_host =
+            |filter: &Filter| matches!(filter, Filter::Redirect(Redirect { to: RedirectTarget::Host(_), .. }));
+        self.holds && self.rule.filters.iter().any(to_host)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +86,9 @@ impl Parts {
             is_canary: false,
             affinity: false,
             https: Https::default(),
+            aliases: Vec::new(),
+            clients: ClientsAsked::default(),
+            backend_tls: None,
             references: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -98,6 +120,21 @@ impl Parts {
         }
         parts.redirect_www(&behaviour, settings);
         parts.read_tls(ingress);
+        if let Some(first) = parts.named_hosts().min().filter(|_| !parts.aliases.is_empty())
+            && parts.named_hosts().any(|host| host != first)
+        {
+            let what = format!("the names are aliases of `{first}` alone, the first of the Ingress's hosts");
+            parts.warning(annotations::field(ALIAS), what, "make an Ingress of each host that has aliases");
+        }
+        let cookies = behaviour.sessions.as_ref().is_some_and(Sessions::by_rule);
+        if cookies && parts.rules.iter().any(|(_, located)| located.rule.pattern.is_some()) {
+            let what = "paths are regular expressions, which no cookie can have as its path: it is `/`";
+            parts.warning(
+                annotations::field("session-cookie-path"),
+                what,
+                "write the path that browsers see, as /shop",
+            );
+        }
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
         parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -121,6 +158,16 @@ impl Parts {
         &self.rules[begin..begin + length]
     }
 
+    /// The hosts of its rules, without those that only send to another.
+    pub(super) fn named_hosts(&self) -> impl Iterator<Item = &HostPattern> {
+        self.rules.iter().filter(|(_, located)| !located.only_redirects()).map(|(host, _)| host)
+    }
+
+    /// Whether it has a rule for the host, and not only sends from there to another.
+    pub(super) fn rules_host(&self, host: &HostPattern) -> bool {
+        self.rules_of(host).iter().any(|(_, located)| !located.only_redirects())
+    }
+
     /// The TLS blocks that list the host.
     pub(super) fn listing(&self, host: &HostPattern) -> impl Iterator<Item = &Tls> + use<'_> {
         self.listed.get(host).into_iter().flatten().map(|index| &self.tls[*index])
@@ -135,7 +182,9 @@ impl Parts {
         // A rule for all hosts says so by having no field.
         let inner = if *host == HostPattern::Any { "" } else { ".host" };
         let rules = self.rules_of(host).iter().map(|(_, located)| within(&located.field, inner));
-        let all: BTreeSet<String> = rules.chain(self.listing(host).map(|tls| within(&tls.field, ".hosts"))).collect();
+        let alias = self.aliases.contains(host).then(|| annotations::field(ALIAS));
+        let listed = self.listing(host).map(|tls| within(&tls.field, ".hosts"));
+        let all: BTreeSet<String> = rules.chain(listed).chain(alias).collect();
         // The default backend names no host but through other fields, if there are any.
         let named: BTreeSet<String> = all.iter().filter(|field| field.contains(']')).cloned().collect();
         if named.is_empty() || *host == HostPattern::Any { all } else { named }
@@ -160,6 +209,10 @@ impl Parts {
         self.problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &self.name), field, what, fix));
     }
 
+    fn warning(&mut self, field: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
+        self.warnings.push(Problem::new(ObjectRef::new(Kind::Ingress, &self.name), field, what, fix));
+    }
+
     fn host(&mut self, text: &str, field: String) -> Option<HostPattern> {
         match HostPattern::parse(text) {
             Ok(host) => Some(host),
@@ -171,38 +224,16 @@ impl Parts {
     }
 
     fn path(&mut self, host: &HostPattern, path: &IngressPath, behaviour: &Behaviour, field: String) {
-        let Some(matched) = self.path_match(path, &field) else { return };
-        let backend = self.backend(&path.backend, behaviour, format!("{field}.backend"));
-        self.rule(host.clone(), Some(matched), backend, behaviour, field);
-    }
-
-    fn path_match(&mut self, path: &IngressPath, field: &str) -> Option<PathMatch> {
-        let kind = match path.path_type.as_str() {
-            "Exact" => PathKind::Exact,
-            "Prefix" | "ImplementationSpecific" => PathKind::Prefix,
-            other => {
-                let what = format!("pathType `{other}` is unknown");
-                self.problem(format!("{field}.pathType"), what, "write Exact, Prefix or ImplementationSpecific");
-                return None;
-            }
+        let read = match paths::read(path, &behaviour.paths) {
+            Ok(read) => read,
+            Err((inner, what, fix)) => return self.problem(format!("{field}.{inner}"), what, fix),
         };
-        let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        if text.contains(['?', '#']) {
-            let what = format!("`{text}` has a query or a fragment, which no path has");
-            self.problem(format!("{field}.path"), what, "write the path alone, as /a/b");
-            return None;
+        for (key, number) in read.pattern.iter().flat_map(|pattern| behaviour.paths.missing_groups(pattern)) {
+            let what = format!("`${number}` stands for nothing: path `{}` has fewer groups", read.matched.value);
+            self.warning(annotations::field(key), what, "put in parentheses what it is to stand for");
         }
-        match normalize(text) {
-            Ok(path) => Some(PathMatch::new(kind, &path.matched)),
-            Err(error) => {
-                self.problem(
-                    format!("{field}.path"),
-                    format!("`{text}`: {}", error.message()),
-                    "write the plain path, as /a/b",
-                );
-                None
-            }
-        }
+        let backend = self.backend(&path.backend, behaviour, format!("{field}.backend"));
+        self.rule(host.clone(), Some(read), backend, behaviour, field);
     }
 
     fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: String) -> Option<BackendKey> {
@@ -243,12 +274,22 @@ impl Parts {
     fn rule(
         &mut self,
         host: HostPattern,
-        path: Option<PathMatch>,
+        path: Option<ReadPath>,
         backend: Option<BackendKey>,
         behaviour: &Behaviour,
         field: String,
     ) {
         let open = backend.filter(|_| !behaviour.closed);
+        let (path, pattern, written) = match path {
+            Some(ReadPath { matched, pattern, written }) => (Some(matched), pattern, written),
+            // What hosts nobody names get is no host's affair.
+            None => (None, None, Written::none(behaviour.paths.use_regex && host != HostPattern::Any)),
+        };
+        let rewrite = pattern.as_ref().and_then(|pattern| behaviour.paths.rewrite(pattern));
+        let mut filters: Vec<Filter> = behaviour.filters.iter().cloned().chain(rewrite).collect();
+        if behaviour.closed {
+            filters.clear();
+        }
         let backends: Vec<_> = open.into_iter().map(|backend| behaviour.send_to(backend)).collect();
         let canary = behaviour.alternative.as_ref().map(|alternative| Canary {
             source: self.name.clone(),
@@ -259,14 +300,15 @@ impl Parts {
         let rule = Rule {
             source: self.name.clone(),
             backends,
-            filters: if behaviour.closed { Vec::new() } else { behaviour.filters.clone() },
+            filters,
             affinity: behaviour.sessions.as_ref().map(|sessions| Box::new(sessions.of(path.as_ref()))),
             forwarding: behaviour.forwarding.clone().filter(|_| !behaviour.closed),
             canary: canary.map(Box::new),
             hash_by: behaviour.hash_by.clone().map(Box::new),
             path,
+            pattern,
         };
-        self.rules.push((host, Located { rule, field, holds: false }));
+        self.rules.push((host, Located { rule, field, holds: false, written }));
     }
 
     /// The host with or without `www.` sends to this one, if nobody has a rule for it.
@@ -285,7 +327,7 @@ impl Parts {
             let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
             let mut rule = Rule::new(self.name.clone(), None);
             rule.filters = vec![Filter::Redirect(redirect)];
-            self.rules.push((other, Located { rule, field, holds: true }));
+            self.rules.push((other, Located { rule, field, holds: true, written: Written::none(false) }));
         }
     }
 
@@ -293,10 +335,13 @@ impl Parts {
         let annotations::Read { behaviour, references, problems, warnings } =
             annotations::read(ingress, resources, settings);
         self.references = references;
+        self.clients = behaviour.clients.clone();
+        self.backend_tls.clone_from(&behaviour.backend_tls);
         // A canary's backends know the sessions of the Ingress that it is the alternative of.
         self.is_canary = behaviour.alternative.is_some();
         self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();
         self.https = behaviour.https;
+        self.aliases.clone_from(&behaviour.aliases);
         self.problems.extend(problems);
         self.warnings.extend(warnings);
         if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())

@@ -5,6 +5,7 @@
 //! parts again that depend on it, and no others; from nothing or step by step, the result is the same (held by
 //! a property test).
 
+mod aliases;
 mod annotations;
 mod class;
 mod few;
@@ -12,6 +13,7 @@ mod host;
 mod ingress;
 mod object;
 mod ownership;
+mod paths;
 mod problem;
 mod resources;
 mod review;
@@ -62,6 +64,8 @@ pub struct Translator {
     ingresses: BTreeMap<ObjectName, Parts>,
     /// The Ingresses that name a host, oldest first.
     by_host: BTreeMap<HostPattern, Few<Claim>>,
+    /// The Ingresses that have a host as an alias, oldest first.
+    by_alias: BTreeMap<HostPattern, Few<Claim>>,
     /// Filled only if hosts have owners.
     wildcards: Wildcards,
     by_backend: BTreeMap<BackendKey, Few<ObjectName>>,
@@ -95,6 +99,7 @@ impl Translator {
             configured: false,
             ingresses: BTreeMap::new(),
             by_host: BTreeMap::new(),
+            by_alias: BTreeMap::new(),
             wildcards: Wildcards::default(),
             by_backend: BTreeMap::new(),
             by_secret: BTreeMap::new(),
@@ -133,6 +138,7 @@ impl Translator {
         for ingress in dirty.secrets.iter().filter_map(|name| self.by_secret.get(name)).flat_map(Few::iter) {
             work.hosts.extend(self.ingresses[ingress].hosts());
         }
+        work.hosts.extend(self.aliases_of(&work.hosts));
         work.secrets.extend(dirty.secrets.iter().filter(|name| self.is_wanted(name)).cloned());
         let mut changed = Changed {
             backends: work.backends.into_iter().filter(|key| self.make_backend(key, resources)).collect(),
@@ -250,6 +256,10 @@ impl Translator {
             enter(&mut self.by_host, &host, parts.age(), present);
             work.hosts.insert(host);
         }
+        for alias in &parts.aliases {
+            enter(&mut self.by_alias, alias, parts.age(), present);
+            work.hosts.insert(alias.clone());
+        }
         for (key, _) in &parts.backends {
             enter(&mut self.by_backend, key, parts.name.clone(), present);
             work.backends.insert(key.clone());
@@ -291,28 +301,53 @@ impl Translator {
         let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers: Vec<_> = names.iter().map(referrer).collect();
         let sessions = names.iter().any(|name| self.ingresses[name].affinity);
-        let (backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        let (mut backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        // Whoever asks for the same names the same Secret.
+        let wanted = key.options.as_ref().and_then(|options| options.tls.as_deref());
+        let asked = |name: &ObjectName| self.ingresses[name].backend_tls.clone();
+        backend.tls = wanted.and_then(|wanted| names.iter().filter_map(asked).find(|tls| tls.options == *wanted));
         keep(&mut self.backend_problems, key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }
 
+    /// Those that name the host and may; what to say to the others.
+    fn admitted(&self, host: &HostPattern) -> (Vec<&Parts>, Vec<Problem>) {
+        let claims = self.by_host.get(host).into_iter().flat_map(Few::iter);
+        let mut ingresses: Vec<&Parts> = claims.map(|(_, name)| &self.ingresses[name]).collect();
+        let Some(owner) = self.owner(host) else { return (ingresses, Vec::new()) };
+        let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
+        let problems = refused.flat_map(|parts| owner.refusals(host, parts)).collect();
+        (ingresses, problems)
+    }
+
     fn make_host(&mut self, pattern: &HostPattern, resources: &Resources) -> bool {
-        let claims = self.by_host.get(pattern).filter(|claims| !claims.is_empty());
-        let Some(claims) = claims else {
+        let without = |claims: &BTreeMap<_, Few<Claim>>| claims.get(pattern).is_none_or(Few::is_empty);
+        let (unnamed, no_alias) = (without(&self.by_host), without(&self.by_alias));
+        if unnamed {
             self.by_host.remove(pattern);
+        }
+        if no_alias {
+            self.by_alias.remove(pattern);
+        }
+        if unnamed && no_alias {
             self.wildcards.forget(pattern);
             self.host_problems.remove(pattern);
             return self.snapshot.hosts.remove(pattern).is_some();
-        };
-        let mut ingresses: Vec<&Parts> = claims.iter().map(|(_, name)| &self.ingresses[name]).collect();
-        let mut problems = Vec::new();
-        if let Some(owner) = self.owner(pattern) {
-            let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
-            problems.extend(refused.flat_map(|parts| owner.refusals(pattern, parts)));
         }
-        let (host, conflicts) = host::merge(pattern, &ingresses, resources, &self.settings);
+        let (mut ingresses, mut problems) = self.admitted(pattern);
+        let alias_of = if no_alias { None } else { self.alias_of(pattern, &ingresses, &mut problems) };
         // A host that is somebody's who does not name it is as if nobody did: his wildcard takes it.
-        let unnamed = ingresses.is_empty();
+        let unnamed = ingresses.is_empty() && alias_of.is_none();
+        let (host, conflicts) = match &alias_of {
+            None => host::merge(pattern, &ingresses, resources, &self.settings),
+            Some(other) => {
+                let (of_other, _) = self.admitted(other);
+                ingresses.extend(&of_other);
+                ingresses.sort_by_key(|parts| parts.age());
+                ingresses.dedup_by(|one, other| one.name == other.name);
+                host::alias(pattern, other, &of_other, &ingresses, resources, &self.settings)
+            }
+        };
         problems.extend(conflicts);
         keep(&mut self.host_problems, pattern, problems);
         if unnamed {

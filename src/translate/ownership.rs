@@ -33,7 +33,7 @@ pub(super) struct Owner<'a> {
 impl Wildcards {
     /// Enters what the Ingress claims, or takes it out.
     pub(super) fn index(&mut self, parts: &Parts, present: bool, before: &mut Before) {
-        for host in parts.hosts() {
+        for host in parts.hosts().into_iter().chain(parts.aliases.iter().cloned()) {
             match &host {
                 HostPattern::Exact(name) if present => {
                     let Some((_, rest)) = name.split_once('.') else { continue };

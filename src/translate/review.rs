@@ -13,6 +13,7 @@ use super::few::Few;
 use super::host::{conflict, listed_twice};
 use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
+use super::paths;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use super::{Translator, annotations, class, service};
@@ -82,39 +83,34 @@ fn judge(translator: &Translator, parts: &Parts) -> BTreeSet<Problem> {
             }
         }
     }
+    problems.extend(translator.taken_aliases(parts));
     problems
 }
 
-/// The rules whose place another rule has: in the table of now, or further up in the same Ingress.
+/// The rules whose place another rule has: in the table of now, or further up in the same Ingress. And the paths that
+/// mean something else beside those of others.
 fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Vec<Problem> {
     // A canary has the place of another's rule, and takes it from nobody.
     if parts.is_canary {
         return Vec::new();
     }
-    let rules = || parts.rules_of(host).iter().map(|(_, located)| located).filter(|located| !located.holds);
-    let mut winners: BTreeMap<Option<&PathMatch>, Option<&Rule>> = BTreeMap::new();
-    winners.extend(rules().map(|located| (located.rule.path.as_ref(), None)));
-    for rule in translator.snapshot.hosts.get(host).into_iter().flat_map(|host| &host.rules) {
-        if let Some(winner) = winners.get_mut(&rule.path.as_ref())
-            && rule.source != parts.name
-            && !only_holds(translator, host, rule)
-        {
-            *winner = Some(rule);
+    let owner = translator.owner(host);
+    let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
+    let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
+    let all = others.filter_map(|name| translator.ingresses.get(name)).filter(|other| !other.is_canary).chain([parts]);
+    let located = all.flat_map(|parts| parts.rules_of(host).iter().map(move |(_, located)| (parts, located)));
+    let mut problems = Vec::new();
+    let read = paths::read_together(host, located.filter(|(_, located)| !located.holds).collect(), &mut problems);
+    problems.retain(|problem| problem.object.name == parts.name);
+    // The candidate's come last.
+    let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
+    for (ingress, located, rule) in &read {
+        let winner = *winners.entry(rule.path.as_ref()).or_insert(rule);
+        if ingress.name == parts.name {
+            problems.extend(conflict(host, parts, &located.field, rule, winner));
         }
     }
-    let mut problems = Vec::new();
-    for located in rules() {
-        let winner = winners.entry(located.rule.path.as_ref()).or_default();
-        problems.extend(conflict(host, parts, located, winner.get_or_insert(&located.rule)));
-    }
     problems
-}
-
-/// Whether the rule stands for others that can't be used, and so gives way to any that can.
-fn only_holds(translator: &Translator, host: &HostPattern, rule: &Rule) -> bool {
-    let source = || translator.ingresses.get(&rule.source);
-    let holds = |parts: &Parts| parts.rules_of(host).iter().any(|(_, located)| located.holds);
-    rule.path.is_none() && rule.backends.is_empty() && source().is_some_and(holds)
 }
 
 /// The TLS blocks that list a host which has its certificate from elsewhere.

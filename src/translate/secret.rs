@@ -86,7 +86,8 @@ impl Content {
         let pair = has_pair.then(|| read(certificate, key, now));
         // Who issues without a CA of his own may leave the key there and empty.
         let bundle = part("ca.crt").filter(|pem| !pem.is_empty());
-        let authorities = bundle.map(|pem| Box::new(read_authorities(pem)));
+        let revoked = part("ca.crl").is_some_and(|pem| !pem.is_empty());
+        let authorities = bundle.map(|pem| Box::new(read_authorities(pem).and_then(|all| unrevoked(all, revoked))));
         let kept = !tls && data.values().map(Vec::len).sum::<usize>() <= DATA_BYTES_MAX;
         Self { tls, pair, authorities, data: kept.then(|| Arc::new(SecretData(data))) }
     }
@@ -159,6 +160,18 @@ fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, now: i64) -> Res
 pub fn expired(certificate: &Certificate, now: i64) -> InvalidSecret {
     let what = format!("expired {} days ago", (now - certificate.not_after) / 86_400);
     InvalidSecret { field: CERTIFICATE, what, fix: "renew the certificate", expired: None }
+}
+
+/// Authorities beside a list of what they have revoked are of no use to who can't read the list: those on it would be
+/// believed.
+fn unrevoked(authorities: Authorities, revoked: bool) -> Result<Authorities, InvalidSecret> {
+    let what = || "holds a revocation list, and none is read".to_owned();
+    let fix = "remove the list, and whose certificates it is about from `ca.crt`";
+    if revoked {
+        Err(InvalidSecret { field: "data[ca.crl]", what: what(), fix, expired: None })
+    } else {
+        Ok(authorities)
+    }
 }
 
 /// Every certificate of a bundle. One that is none takes the others with it: nobody knows whom it stood for.

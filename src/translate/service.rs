@@ -27,6 +27,7 @@ pub(super) fn backend(
     let mut backend = Backend {
         key: key.clone(),
         protocol: Protocol::Http1,
+        tls: None,
         policy: options.policy.unwrap_or(settings.policy),
         endpoints: Vec::new(),
         sessions: None,

@@ -35,6 +35,9 @@ pub struct Settings {
     pub redirect_status: StatusCode,
     /// `Strict-Transport-Security` on hosts that speak TLS.
     pub hsts: Hsts,
+    /// Of answers to clients that ask for more than their limit allows: too often, and too much at once.
+    pub limit_rate_status: StatusCode,
+    pub limit_connections_status: StatusCode,
     /// How requests are sent on, if their Ingress says nothing else. It names no default backend: that is an
     /// Ingress's own.
     pub forwarding: Forwarding,
@@ -65,6 +68,8 @@ impl Default for Settings {
             force_ssl_redirect: false,
             redirect_status: StatusCode::PERMANENT_REDIRECT,
             hsts: Hsts::default(),
+            limit_rate_status: StatusCode::SERVICE_UNAVAILABLE,
+            limit_connections_status: StatusCode::SERVICE_UNAVAILABLE,
             forwarding: Forwarding::default(),
             custom_http_errors: Vec::new(),
             strict_host_ownership: false,
@@ -156,6 +161,8 @@ impl Settings {
                 let status = code.and_then(|code| StatusCode::from_u16(code).ok());
                 self.redirect_status = status.ok_or(Wrong::Value("write 301, 302, 307 or 308"))?;
             }
+            "limit-req-status-code" => self.limit_rate_status = refusal(text)?,
+            "limit-conn-status-code" => self.limit_connections_status = refusal(text)?,
             "hsts" => self.hsts.on = switch(text)?,
             "hsts-max-age" => self.hsts.max_age = text.parse().map_err(|_| Wrong::Value("write seconds"))?,
             "hsts-include-subdomains" => self.hsts.include_subdomains = switch(text)?,
@@ -214,6 +221,12 @@ enum Wrong {
     Key,
     /// And what to write.
     Value(&'static str),
+}
+
+/// The status of a refusal: what nginx takes for one.
+fn refusal(text: &str) -> Result<StatusCode, Wrong> {
+    let status = text.parse().ok().filter(|code| (400..=599).contains(code));
+    status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Wrong::Value("write a status from 400 to 599"))
 }
 
 /// The name of a field that Ingresses may set in answers: none of those that say where an answer ends.

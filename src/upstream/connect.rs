@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Endpoint, RequestBody};
 use crate::metrics::WorkerCells;
 use crate::model::Protocol;
+use crate::tls::EndpointTls;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
@@ -113,7 +113,7 @@ impl Http1 {
 pub(super) async fn connect(
     endpoint: &Endpoint,
     protocol: Protocol,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&EndpointTls>,
     timeout: Duration,
     cells: &Arc<WorkerCells>,
 ) -> Result<Connected, ConnectError> {
@@ -123,8 +123,10 @@ pub(super) async fn connect(
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let (io, http2) = match tls {
             None => (UpstreamIo::Plain(stream), protocol == Protocol::H2c),
-            Some(config) => {
-                let name = ServerName::IpAddress(endpoint.address.ip().into());
+            Some(EndpointTls { config, server_name }) => {
+                // Its address is not told; it only names the endpoint's sessions.
+                let address = || ServerName::IpAddress(endpoint.address.ip().into());
+                let name = server_name.clone().unwrap_or_else(address);
                 let stream =
                     TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

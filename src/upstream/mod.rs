@@ -3,6 +3,8 @@
 
 mod body;
 mod connect;
+mod counters;
+mod logins;
 mod pool;
 mod sessions;
 mod slots;
@@ -11,17 +13,17 @@ mod whole;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
+pub use counters::{Counters, Counts, Permit};
+pub use logins::{Checked, Logins};
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
 
 use crate::balance::Balancer;
-use crate::model::{self, Backend, Protocol};
-use crate::tls::client_config;
+use crate::model::{self, Backend, BackendTls, Protocol};
+use crate::tls::EndpointTls;
 use sessions::Sessions;
 
 /// A backend, compiled.
@@ -43,10 +45,12 @@ pub struct Upstream {
 /// TLS to a backend's endpoints.
 #[derive(Debug, Clone)]
 struct Tls {
+    /// What was asked for.
+    settings: Option<Arc<BackendTls>>,
     /// HTTP/2 or HTTP/1.1, as the endpoint chooses.
-    any: Arc<ClientConfig>,
+    any: EndpointTls,
     /// HTTP/1.1, for requests that upgrade.
-    http1: Arc<ClientConfig>,
+    http1: EndpointTls,
 }
 
 /// An endpoint and its place in each worker's pools, which it keeps for as long as any table names it.
@@ -72,6 +76,11 @@ impl Upstream {
         self.endpoints.iter().chain(self.sessions.iter().flat_map(|sessions| &sessions.leaving))
     }
 
+    /// Whether connections to it are made as the backend asks.
+    fn is_for(&self, backend: &Backend) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.settings == backend.tls)
+    }
+
     /// The endpoint of a session, if it still serves.
     pub fn session(&self, token: Token) -> Option<&Endpoint> {
         let sessions = self.sessions.as_ref()?;
@@ -88,6 +97,15 @@ impl Upstream {
     }
 }
 
+impl Tls {
+    fn new(backend: &Backend, http2: bool) -> Self {
+        let speak = |http2| EndpointTls::new(&backend.key.service, backend.tls.as_deref(), http2);
+        let http1 = speak(false);
+        let any = if http2 { speak(true) } else { http1.clone() };
+        Self { settings: backend.tls.clone(), any, http1 }
+    }
+}
+
 impl Registry {
     pub fn new(key: SessionKey) -> Self {
         Self { key, backends: Arc::default(), endpoints: Arc::default() }
@@ -100,8 +118,9 @@ impl Registry {
 
     /// Compiles a backend. Endpoints that `previous` has in common with it are kept, and so their connections.
     pub fn reconcile(&self, backend: &Backend, slot: Arc<Slot>, previous: Option<&Upstream>) -> Upstream {
-        // Connections made for another protocol must not be used again.
-        let previous = previous.filter(|previous| previous.protocol == backend.protocol);
+        // Connections made for another protocol must not be used again, nor those made by other settings: they were
+        // not verified as it is asked now, or went out under another name.
+        let previous = previous.filter(|previous| previous.protocol == backend.protocol && previous.is_for(backend));
         let kept = |address: SocketAddr| {
             let previous = previous?;
             let within = |endpoints: &[Arc<Endpoint>]| {
@@ -130,11 +149,8 @@ impl Registry {
             slot,
             tls: match (previous, backend.protocol) {
                 (Some(previous), _) => previous.tls.clone(),
-                (None, Protocol::Tls) => Some(Tls { any: client_config(true), http1: client_config(false) }),
-                (None, Protocol::TlsHttp1) => {
-                    let http1 = client_config(false);
-                    Some(Tls { any: http1.clone(), http1 })
-                }
+                (None, Protocol::Tls) => Some(Tls::new(backend, true)),
+                (None, Protocol::TlsHttp1) => Some(Tls::new(backend, false)),
                 (None, Protocol::Http1 | Protocol::H2c) => None,
             },
         }

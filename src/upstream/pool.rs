@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
-
 use super::connect::{Connected, connect};
 use super::{ConnectError, Endpoint, Http1, Http2, Slot, SlotId, Upstream};
 use crate::balance::{Latency, Load, Request};
 use crate::clock::Clock;
 use crate::metrics::WorkerCells;
 use crate::model::Protocol;
+use crate::tls::EndpointTls;
 
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
@@ -137,7 +136,7 @@ impl Pools {
         &self,
         upstream: &Upstream,
         endpoint: &Endpoint,
-        tls: Option<&Arc<ClientConfig>>,
+        tls: Option<&EndpointTls>,
         limit: Duration,
     ) -> Result<Acquired, ConnectError> {
         let connected = connect(endpoint, upstream.protocol, tls, limit, &self.cells).await;

@@ -13,6 +13,8 @@ use portunus::translate::{
 };
 use serde_json::json;
 
+use crate::harness::certificates::Authority;
+
 const INTRODUCTION: &str = "\
 # Annotations
 
@@ -83,6 +85,16 @@ fn the_page_is_the_table() {
     panic!("docs/annotations.md is stale, at {differs:?}; PORTUNUS_UPDATE=1 writes it again");
 }
 
+/// When the certificates here are valid.
+const NOW: i64 = 1_800_000_000;
+
+/// A Secret with an authority's certificate.
+fn secret(name: &str) -> k8s_openapi::api::core::v1::Secret {
+    let pem = Authority::new().pem;
+    let data = json!({ "ca.crt": pem, "auth": "a:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=" });
+    serde_json::from_value(json!({ "metadata": { "name": name }, "stringData": data })).expect("a Secret")
+}
+
 #[test]
 fn every_example_is_taken_without_a_problem() {
     for (topic, rows) in ANNOTATIONS {
@@ -107,6 +119,9 @@ fn every_example_is_taken_without_a_problem() {
         // What the examples name, and what the operator has to allow.
         let fields = BTreeMap::from([("x-frame-options".to_owned(), "DENY".to_owned())]);
         resources.apply(Object::ConfigMap(ObjectName::new("default", "shop-headers"), fields));
+        resources.apply(Object::from_secret(secret("clients-ca"), NOW));
+        resources.apply(Object::from_secret(secret("app-tls"), NOW));
+        resources.apply(Object::from_secret(secret("passwords"), NOW));
         let allowed_response_headers = vec!["x-frame-options".parse().expect("a name")];
         let settings = Settings { allowed_response_headers, ..Settings::default() };
         // An alternative is one of something.

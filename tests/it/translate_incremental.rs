@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress;
 use portunus::filter::Filter;
-use portunus::model::{Changed, ObjectName, Rule, Snapshot};
+use portunus::model::{Changed, HostPattern, ObjectName, Rule, Snapshot};
 use portunus::translate::{Kind, Object, ObjectRef, Problem, Resources, Settings, Translator, review, translate};
 use proptest::collection::vec;
 use proptest::option;
@@ -158,9 +158,14 @@ proptest! {
             // that host.
             let working = host.rules.iter().filter(|rule| rule.path.is_some() || !rule.backends.is_empty());
             let same = |rule: &Rule| strict && rule.source.namespace == object.name.namespace;
-            for rule in working.filter(|rule| rule.source != object.name && !same(rule)) {
-                let mut after = translator.snapshot().hosts.get(pattern).into_iter().flat_map(|host| &host.rules);
-                prop_assert!(after.any(|other| served(other) == served(rule)), "{} {:?}", pattern, rule);
+            // What paths mean is the whole host's affair where they are regular expressions, and an alias gives way.
+            let after = translator.snapshot().hosts.get(pattern).map_or(&[][..], |host| &host.rules[..]);
+            if has_regexes(after) || has_regexes(&host.rules) {
+                continue;
+            }
+            let named = |rule: &Rule| history.names(&rule.source, pattern);
+            for rule in working.filter(|rule| rule.source != object.name && !same(rule) && named(rule)) {
+                prop_assert!(after.iter().any(|other| served(other) == served(rule)), "{} {:?}", pattern, rule);
             }
         }
     }
@@ -246,12 +251,27 @@ impl History {
         }
     }
 
+    /// Whether the Ingress names the host, itself.
+    fn names(&self, ingress: &ObjectName, host: &HostPattern) -> bool {
+        let versions = self.objects.get(&ObjectRef::new(Kind::Ingress, ingress)).into_iter().flatten();
+        let rules = versions.filter_map(|event| match event {
+            Event::Apply(_, value) => value["spec"]["rules"].as_array(),
+            Event::Remove(..) | Event::Resolve(_) => None,
+        });
+        let mut hosts = rules.flatten().filter_map(|rule| HostPattern::parse(rule["host"].as_str()?).ok());
+        *host == HostPattern::Any || hosts.any(|named| named == *host)
+    }
+
     fn resources(&self) -> Resources {
         let mut resources = Resources::default();
         let events = self.objects.values().flatten().chain(&self.resolved);
         events.for_each(|event| happen(event, &mut resources));
         resources
     }
+}
+
+fn has_regexes(rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| rule.pattern.is_some())
 }
 
 /// An object as a provider reads it.
@@ -394,7 +414,7 @@ fn config_map(metadata: Value) -> impl Strategy<Value = Value> {
 fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let host = || select(&["", "a.test", "A.test.", "b.test", "c.b.test", "*.test", "*.b.test", "no host"][..]);
     let path = (
-        option::of(select(&["/", "/p", "/p/", "/p/./q", "no path"][..])),
+        option::of(select(&["/", "/p", "/p/", "/p/./q", "/(p)", "no path"][..])),
         select(&["Exact", "Prefix", "ImplementationSpecific", "Other"][..]),
         backend(),
     );
@@ -407,15 +427,28 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
     let created = option::of(select(&["2001-01-01T00:00:00Z", "2002-01-01T00:00:00Z"][..]));
     let default = option::weighted(0.3, backend());
     let annotation =
-        option::weighted(0.2, select(&["auth-url", "rewrite-target", "session-cookie-max-age", "other"][..]));
+        option::weighted(0.2, select(&["auth-url", "mirror-target", "session-cookie-max-age", "other"][..]));
+    // What the rules of others mean and get depends on these.
+    let paths = option::weighted(
+        0.3,
+        select(
+            &[
+                ("rewrite-target", "/$1"),
+                ("rewrite-target", "/p"),
+                ("use-regex", "true"),
+                ("server-alias", "a.test, d.test"),
+                ("server-alias", "d.test, *.b.test, e.b.test"),
+            ][..],
+        ),
+    );
     let affinity = option::weighted(0.3, select(&["cookie", "no cookie"][..]));
     // What annotations name: in the Ingress's namespace or another's, there or not.
     let fields = option::weighted(0.3, select(&["fields", "x/fields", "y/fields", "settings", "gone"][..]));
     let key = select(&["auth-secret", "auth-tls-secret", "proxy-ssl-secret"][..]);
     let secret = (key, select(&["t1", "x/t2", "y/t1", "gone"][..]));
-    let annotation = (annotation, affinity, fields, option::weighted(0.2, secret));
+    let annotation = (annotation, affinity, fields, option::weighted(0.2, secret), paths);
     (vec(rule, 0..3), vec(tls, 0..3), default, class(), class(), annotation, created).prop_map(
-        move |(rules, tls, default, class, legacy, (annotation, affinity, fields, secret), created)| {
+        move |(rules, tls, default, class, legacy, (annotation, affinity, fields, secret, paths), created)| {
             let mut metadata = metadata.clone();
             metadata["creationTimestamp"] = json!(created);
             metadata["annotations"] = json!({});
@@ -430,6 +463,9 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
             }
             if let Some((name, secret)) = secret {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!(secret);
+            }
+            if let Some((name, value)) = paths {
+                metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!(value);
             }
             if let Some(name) = annotation {
                 metadata["annotations"][format!("nginx.ingress.kubernetes.io/{name}")] = json!("any");

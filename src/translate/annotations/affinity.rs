@@ -2,7 +2,7 @@
 //! serves, whichever it is.
 
 use super::{Annotation, Values, open};
-use crate::model::{Affinity, PathMatch, SameSite};
+use crate::model::{Affinity, PathKind, PathMatch, SameSite};
 
 /// Longest name, path or domain, in bytes: they go to each client.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -31,11 +31,18 @@ pub(in crate::translate) struct Sessions {
 }
 
 impl Sessions {
+    /// Whether each rule has a cookie of its own path.
+    pub(in crate::translate) fn by_rule(&self) -> bool {
+        self.by_rule
+    }
+
     /// The affinity of a rule with this path.
     pub(in crate::translate) fn of(&self, path: Option<&PathMatch>) -> Affinity {
         let mut affinity = self.affinity.clone();
         if self.by_rule {
-            affinity.path = cookie_path(path.map_or("/", |path| &path.value)).into();
+            // Browsers compare paths, and know no regular expressions.
+            let plain = path.filter(|path| path.kind != PathKind::Regex);
+            affinity.path = cookie_path(plain.map_or("/", |path| &path.value)).into();
         }
         affinity
     }
@@ -116,7 +123,6 @@ fn cookie_path(path: &str) -> &str {
 mod tests {
     use super::super::annotated;
     use super::*;
-    use crate::model::PathKind;
     use crate::translate::Resources;
 
     fn read_all(all: &[(&str, &str)]) -> (Option<Affinity>, Vec<String>) {

@@ -1,6 +1,7 @@
 //! What is spoken to endpoints, which they are, how requests are spread over them, and the host that they see.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::uri::Authority;
@@ -8,7 +9,7 @@ use http::uri::Authority;
 use super::{Annotation, Values, open, shown};
 use crate::balance::Policy;
 use crate::filter::{Filter, Template, VARIABLES};
-use crate::model::{BackendOptions, Protocol};
+use crate::model::{BackendOptions, BackendTls, Protocol};
 
 #[rustfmt::skip]
 pub(super) const PROTOCOLS: &[Annotation] = &[
@@ -37,7 +38,7 @@ pub(super) struct Asked {
     pub(super) hash_by: Option<Template>,
 }
 
-pub(super) fn read(values: &mut Values) -> Asked {
+pub(super) fn read(values: &mut Values, tls: Option<&BackendTls>) -> Asked {
     let fix = "write HTTP, HTTPS, GRPC, GRPCS or AUTO_HTTP";
     let protocols = values.get("backend-protocol", fix, |text| {
         Some(match text.to_ascii_uppercase().as_str() {
@@ -50,7 +51,8 @@ pub(super) fn read(values: &mut Values) -> Asked {
     });
     let (policy, hash_by) = balancing(values);
     let protocol = protocols.map(|(protocol, _)| protocol);
-    let options = BackendOptions { protocol, policy, service_address: values.switch("service-upstream") };
+    let tls = tls.map(|tls| Arc::new(tls.options.clone()));
+    let options = BackendOptions { protocol, policy, service_address: values.switch("service-upstream"), tls };
     let secure = protocols.and_then(|(_, secure)| secure);
     let secure = secure.map(|protocol| BackendOptions { protocol: Some(protocol), ..options.clone() });
     Asked { options, secure, hash_by }

@@ -71,8 +71,8 @@ fn field(
     if names_variable(text) {
         return Err(("names an nginx variable, which is not filled in", "write the text itself"));
     }
-    let value = HeaderValue::from_str(text);
-    value.map(|value| (name, value)).map_err(|_| ("is no value of a header field", "write ASCII on one line"))
+    let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
+    value.map(|value| (name, value)).ok_or(("is no value of a header field", "write ASCII on one line"))
 }
 
 /// Whether nginx would put something else there: `$name` or `${name}`.

@@ -5,11 +5,16 @@
 
 mod access;
 mod affinity;
+mod backend_tls;
 mod backends;
+mod basic_auth;
 mod canary;
+mod client_certificates;
 mod cors;
 pub(super) mod forwarding;
 mod headers;
+mod limits;
+mod paths;
 mod redirects;
 mod table;
 
@@ -18,6 +23,8 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use affinity::Sessions;
 pub(super) use canary::Alternative;
+pub(super) use client_certificates::ClientsAsked;
+pub(super) use paths::Paths;
 pub(super) use redirects::Https;
 pub use table::ANNOTATIONS;
 
@@ -26,7 +33,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::{Filter, Template};
-use crate::model::{BackendKey, BackendOptions, BackendRef, Forwarding, ObjectName};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, Forwarding, HostPattern, ObjectName};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -102,6 +109,11 @@ pub(super) struct Behaviour {
     pub(super) alternative: Option<Alternative>,
     pub(super) sessions: Option<Sessions>,
     pub(super) https: Https,
+    pub(super) paths: Paths,
+    /// More names for its hosts, sorted.
+    pub(super) aliases: Vec<HostPattern>,
+    pub(super) clients: ClientsAsked,
+    pub(super) backend_tls: Option<Arc<BackendTls>>,
     pub(super) forwarding: Option<Box<Forwarding>>,
 }
 
@@ -128,7 +140,8 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
-    let asked = backends::read(&mut values);
+    let backend_tls = backend_tls::read(&mut values);
+    let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
@@ -138,19 +151,25 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
+        paths: paths::read(&mut values),
+        aliases: paths::aliases(&mut values),
+        clients: client_certificates::read(&mut values),
+        backend_tls,
         forwarding: forwarding::read(&mut values, &ingress.name.namespace, settings),
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
+    filters.extend(limits::read(&mut values, settings));
     filters.extend(access::read(&mut values));
+    filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
-        // Who is kept out of a canary is for the other Ingress to say.
-        let closes = fault.closes() && behaviour.alternative.is_none();
+        // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
+        let closes = fault.closes() && (behaviour.alternative.is_none() || backend_tls::has(fault.name));
         let Fault { name, what, fix, nature } = fault;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
@@ -168,10 +187,21 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
             Nature::Missing | Nature::Idle => false,
         };
         let object = ObjectRef::new(Kind::Ingress, &ingress.name);
-        let problem = Problem::new(object, format!("metadata.annotations[{PREFIX}{name}]"), what, fix);
+        let problem = Problem::new(object, field(name), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
+    if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
+        behaviour.clients = ClientsAsked::Nothing;
+    }
+    if behaviour.alternative.is_some() {
+        behaviour.aliases.clear();
+    }
     Read { behaviour, references: values.references, problems, warnings }
+}
+
+/// Where a key stands.
+pub(super) fn field(name: &str) -> String {
+    format!("metadata.annotations[{PREFIX}{name}]")
 }
 
 /// Faults of what nobody reads.
@@ -301,7 +331,6 @@ impl<'a> Values<'a> {
     }
 
     /// The Secret that a key names, of whatever type. If it isn't there, or is another namespace's, it is a fault.
-    #[allow(dead_code, reason = "for the first key that is honoured and names a Secret")]
     fn secret(&mut self, name: &'static str) -> Option<Named<'a, Secret>> {
         let named = self.reference(name, Kind::Secret)?;
         let object = self.resources.secrets.get(&named);
@@ -319,10 +348,22 @@ impl<'a> Values<'a> {
         self.found(name, Kind::ConfigMap, named, object)
     }
 
+    /// Says that a key can't be honoured as the Ingress stands.
+    fn invalid(&mut self, name: &'static str, what: &str, fix: &str) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.to_owned(), fix: fix.to_owned(), nature: Nature::Invalid });
+    }
+
     /// Says that what a key names is there, but can't be used.
     fn broken(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
         self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Missing });
+    }
+
+    /// Says that a part of what a key names does nothing; the rest counts.
+    fn idle(&mut self, name: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        let Some((name, _)) = find(name).and_then(|row| self.text(row)) else { return };
+        self.faults.push(Fault { name, what: what.into(), fix: fix.into(), nature: Nature::Idle });
     }
 
     /// The name of an object, as `[NAMESPACE/]NAME`. Whoever writes an Ingress may have its namespace's objects

@@ -78,7 +78,7 @@ fn to_url(
 fn url(text: &str) -> Option<HeaderValue> {
     let uri: Uri = text.parse().ok()?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some();
-    is_http.then(|| HeaderValue::from_str(text).ok())?
+    (is_http && text.is_ascii()).then(|| HeaderValue::from_str(text).ok())?
 }
 
 /// Begins with one slash: two would name another host.

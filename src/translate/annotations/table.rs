@@ -1,7 +1,10 @@
 //! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
 //! honoured has its row in its topic's file.
 
-use super::{Annotation, access, affinity, backends, canary, closing, cors, forwarding, headers, open, redirects};
+use super::{
+    Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors,
+    forwarding, headers, limits, open, paths, redirects,
+};
 
 /// All keys without the prefix, by topic.
 pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
@@ -20,71 +23,29 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         ],
     ),
     ("Redirects", redirects::ANNOTATIONS),
-    (
-        "Client certificates (mTLS)",
-        &[
-            closing("auth-tls-secret", "[ns/]name", "", "CA bundle Secret (ca.crt) for client certs"),
-            closing(
-                "auth-tls-verify-client",
-                "on, off, optional, optional_no_ca",
-                "on",
-                "whether clients must show a certificate",
-            ),
-            closing("auth-tls-verify-depth", "int", "1", "chain depth"),
-            closing("auth-tls-error-page", "URL", "", "where a client without a good certificate is redirected"),
-            closing(
-                "auth-tls-pass-certificate-to-upstream",
-                "bool",
-                "false",
-                "the backend gets the client's certificate in `ssl-client-cert`",
-            ),
-            closing("auth-tls-match-cn", "`CN=` and a regex", "", "403 unless the certificate's CN matches"),
-        ],
-    ),
+    ("Client certificates (mTLS)", client_certificates::ANNOTATIONS),
     ("Backend protocol", backends::PROTOCOLS),
+    ("TLS to backends", backend_tls::ANNOTATIONS),
     (
-        "TLS to backends",
+        "Backends of other kinds",
         &[
-            open("proxy-ssl-secret", "ns/name of Secret", "", "client cert + CA for the backend"),
-            open("proxy-ssl-verify", "on/off", "off", "verify backend certificate"),
-            open("proxy-ssl-verify-depth", "int", "1", "depth"),
-            open("proxy-ssl-name", "hostname", "", "name checked in / sent to the backend"),
-            open("proxy-ssl-server-name", "on/off", "off", "send SNI"),
-            open("proxy-ssl-protocols", "list of versions", "", "versions of TLS to endpoints"),
-            open("proxy-ssl-ciphers", "OpenSSL string", "", "ciphers"),
             open("proxy-http-version", "1.0 / 1.1", "1.1", "HTTP version to backend"),
             open("fastcgi-index", "file", "", "FastCGI index").never(),
             open("fastcgi-params-configmap", "ConfigMap", "", "FastCGI params").never(),
         ],
     ),
+    ("Path, rewrite, aliases", paths::ANNOTATIONS),
     (
-        "Path, rewrite, aliases",
+        "Default backend, errors",
         &[
-            open(
-                "use-regex",
-                "bool",
-                "false",
-                "paths of the host are case-insensitive regexes, anchored at their start",
-            ),
-            open(
-                "rewrite-target",
-                "path with `$1`",
-                "",
-                "the path that the backend gets; makes the host's paths regexes",
-            ),
-            open("x-forwarded-prefix", "text with `$1`", "", "what the backend gets as X-Forwarded-Prefix"),
-            open("server-alias", "list of hosts", "", "more names for the host"),
             open("enable-rewrite-log", "bool", "false", "nginx rewrite log"),
             closing("satisfy", "any, all", "all", "whether one of address and credentials is enough"),
         ],
     ),
+    ("Basic auth", basic_auth::ANNOTATIONS),
     (
-        "Auth",
+        "External auth",
         &[
-            closing("auth-type", "basic", "", "how clients prove who they are"),
-            closing("auth-secret", "[ns/]name", "", "htpasswd Secret"),
-            closing("auth-secret-type", "auth-file / auth-map", "", "layout"),
-            closing("auth-realm", "string", "", "realm"),
             closing("auth-url", "URL", "", "who is asked whether a request may pass"),
             closing("auth-method", "method", "", "of the question"),
             closing("auth-signin", "URL (vars); adds rd=", "", "redirect on 401"),
@@ -104,18 +65,7 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
         ],
     ),
     ("Access by address", access::ANNOTATIONS),
-    (
-        "Limits",
-        &[
-            closing("limit-rps", "int", "", "requests a second of one client"),
-            closing("limit-rpm", "int", "", "requests a minute of one client"),
-            closing("limit-burst-multiplier", "int", "5", "burst = rate x this"),
-            closing("limit-connections", "int", "", "concurrent connections per IP"),
-            closing("limit-rate", "KiB/s", "", "speed of an answer"),
-            closing("limit-rate-after", "KiB", "", "from which size on"),
-            closing("limit-allowlist", "CIDR list", "", "CIDRs not limited").alias(&["limit-whitelist"]),
-        ],
-    ),
+    ("Limits", limits::ANNOTATIONS),
     ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),

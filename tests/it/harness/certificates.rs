@@ -1,10 +1,15 @@
 //! Certificates for tests: an authority, leaves of both kinds of key, chains and expired ones.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_RSA_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 /// A certificate with its chain and its key, as they stand in a Secret.
 #[derive(Clone)]
@@ -13,6 +18,22 @@ pub struct Identity {
     pub key_pem: String,
     /// The leaf, as a client sees it.
     pub leaf: CertificateDer<'static>,
+}
+
+impl Identity {
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        let chain = CertificateDer::pem_slice_iter(self.chain_pem.as_bytes());
+        chain.collect::<Result<_, _>>().expect("a chain")
+    }
+
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("a key")
+    }
+
+    pub fn resolver(&self) -> SingleCertAndKey {
+        let key = aws_lc_rs::default_provider().key_provider.load_private_key(self.key()).expect("a key of TLS's");
+        SingleCertAndKey::from(CertifiedKey::new(self.chain(), key))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,14 +53,21 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
-        let (params, key) = (authority_params("root of the tests"), key(Key::Ecdsa));
+        Self::named("root of the tests")
+    }
+
+    pub fn named(name: &str) -> Self {
+        let (params, key) = (authority_params(name), key(Key::Ecdsa));
         let certificate = params.self_signed(&key).expect("a root");
         let (der, pem) = (certificate.der().clone(), certificate.pem());
         Self { issuer: Issuer::new(params, key), certificate: der, pem, chain_pem: String::new() }
     }
 
     pub fn intermediate(&self) -> Self {
-        let (params, key) = (authority_params("intermediate of the tests"), key(Key::Ecdsa));
+        // Each has a name of its own, or one below another would look like its own issuer.
+        let depth = self.chain_pem.matches("BEGIN").count() + 1;
+        let name = format!("intermediate {depth} of the tests");
+        let (params, key) = (authority_params(&name), key(Key::Ecdsa));
         let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
         let (der, pem) = (certificate.der().clone(), certificate.pem());
         let chain_pem = format!("{pem}{}", self.chain_pem);
@@ -59,16 +87,49 @@ impl Authority {
         self.sign(names, Key::Ecdsa, 2001)
     }
 
+    /// A client's certificate: `CN=name,O=Verona`.
+    pub fn client(&self, name: &str) -> Identity {
+        self.signed(&client_params(name), key(Key::Ecdsa))
+    }
+
+    pub fn expired_client(&self, name: &str) -> Identity {
+        let mut params = client_params(name);
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        self.signed(&params, key(Key::Ecdsa))
+    }
+
+    /// One that is valid for so long from now on.
+    pub fn brief_client(&self, name: &str, time: Duration) -> Identity {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        let mut params = client_params(name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + time;
+        self.signed(&params, key(Key::Ecdsa))
+    }
+
+    fn signed(&self, params: &CertificateParams, key: KeyPair) -> Identity {
+        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
+        let chain_pem = format!("{}{}", certificate.pem(), self.chain_pem);
+        Identity { chain_pem, key_pem: key.serialize_pem(), leaf: certificate.der().clone() }
+    }
+
     fn sign(&self, names: &[&str], kind: Key, not_after_year: i32) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         params.not_after = rcgen::date_time_ymd(not_after_year, 1, 1);
-        let key = key(kind);
-        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
-        let chain_pem = format!("{}{}", certificate.pem(), self.chain_pem);
-        Identity { chain_pem, key_pem: key.serialize_pem(), leaf: certificate.der().clone() }
+        self.signed(&params, key(kind))
     }
+}
+
+fn client_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Verona");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2200, 1, 1);
+    params
 }
 
 fn authority_params(name: &str) -> CertificateParams {

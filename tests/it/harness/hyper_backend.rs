@@ -9,15 +9,15 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use super::certificates::Identity;
+use super::certificates::{Authority, Identity};
 use super::h2::Outgoing;
 use super::tls::provider;
 
@@ -26,11 +26,20 @@ use super::tls::provider;
 pub struct Received {
     /// The number of the connection it came on, from 0.
     pub connection: usize,
+    /// What was learned of the client in the handshake.
+    pub peer: Peer,
     pub uri: Uri,
     pub version: Version,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub trailers: Option<HeaderMap>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    pub certificate: Option<CertificateDer<'static>>,
+    pub server_name: Option<String>,
+    pub resumed: bool,
 }
 
 /// Sends back each frame as it comes.
@@ -77,12 +86,28 @@ impl HyperBackend {
 
     /// TLS with this certificate, choosing from these protocols.
     pub fn tls(identity: &Identity, alpn: &[&str]) -> Self {
-        let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes());
-        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a chain");
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("a key");
-        let builder = ServerConfig::builder_with_provider(provider());
-        let builder = builder.with_safe_default_protocol_versions().expect("versions");
-        let config = builder.with_no_client_auth().with_single_cert(chain, key);
+        Self::tls_of(identity, alpn, rustls::ALL_VERSIONS, None)
+    }
+
+    /// Likewise, of these versions, and asking for a certificate of the authority's if there is one.
+    pub fn tls_of(
+        identity: &Identity,
+        alpn: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<&Authority>,
+    ) -> Self {
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.certificate.clone()).expect("a root");
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build();
+                builder.with_client_cert_verifier(verifier.expect("a verifier"))
+            }
+        };
+        let config = builder.with_single_cert(identity.chain(), identity.key());
         let mut config = config.expect("a configuration");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self::start(Some(TlsAcceptor::from(Arc::new(config))))
@@ -135,23 +160,30 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, record: Arc<Mut
         let (tls, record) = (tls.clone(), record.clone());
         tokio::spawn(async move {
             match tls {
-                None => serve(stream, true, connection, record).await,
+                None => serve(stream, true, (connection, Peer::default()), record).await,
                 Some(tls) => {
                     let Ok(stream) = tls.accept(stream).await else { return };
-                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    serve(stream, h2, connection, record).await;
+                    let (_, session) = stream.get_ref();
+                    let h2 = session.alpn_protocol() == Some(b"h2");
+                    let certificate = session.peer_certificates().and_then(|chain| chain.first()).cloned();
+                    let peer = Peer {
+                        certificate: certificate.map(CertificateDer::into_owned),
+                        server_name: session.server_name().map(str::to_owned),
+                        resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+                    };
+                    serve(stream, h2, (connection, peer), record).await;
                 }
             }
         });
     }
 }
 
-async fn serve<S>(stream: S, h2: bool, connection: usize, record: Arc<Mutex<Vec<Received>>>)
+async fn serve<S>(stream: S, h2: bool, (connection, peer): (usize, Peer), record: Arc<Mutex<Vec<Received>>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let record = record.clone();
+        let (record, peer) = (record.clone(), peer.clone());
         async move {
             if request.uri().path() == "/stream" {
                 return Ok(echo_frames(request.into_body()));
@@ -161,7 +193,7 @@ where
             let trailers = collected.trailers().cloned();
             let (uri, version) = (parts.uri, parts.version);
             let (headers, body) = (parts.headers, collected.to_bytes());
-            let received = Received { connection, uri, version, headers, body, trailers };
+            let received = Received { connection, peer, uri, version, headers, body, trailers };
             let response = answer(&received);
             record.lock().expect("received").push(received);
             Ok::<_, hyper::Error>(response)

@@ -173,6 +173,13 @@ pub fn tls_secret(namespace: &str, name: &str, certificate: &str, key: &str) -> 
     )
 }
 
+/// A Secret of any type, with these files.
+pub fn secret(namespace: &str, name: &str, files: &[(&str, &str)]) -> String {
+    let begin = format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ndata:\n");
+    let lines = files.iter().map(|(file, text)| format!("  {file}: {}\n", base64(text.as_bytes())));
+    lines.fold(begin, |all, line| all + &line)
+}
+
 pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -13,7 +13,6 @@ pub mod h2;
 pub mod h2_raw;
 pub mod hyper_backend;
 pub mod manifests;
-#[allow(dead_code, reason = "its users are on their way")]
 pub mod nginx;
 pub mod process;
 pub mod reach;

@@ -13,7 +13,7 @@ use rustls::{
     SignatureScheme, StreamOwned, SupportedProtocolVersion,
 };
 
-use super::certificates::Authority;
+use super::certificates::{Authority, Identity};
 use super::h1::{self, Connection};
 
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
@@ -89,6 +89,12 @@ impl Client {
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         let protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::make_mut(&mut self.config).alpn_protocols = protocols;
+        self
+    }
+
+    /// Shows this certificate to servers that ask for one, whosever they ask for.
+    pub fn showing(mut self, identity: &Identity) -> Self {
+        Arc::make_mut(&mut self.config).client_auth_cert_resolver = Arc::new(identity.resolver());
         self
     }
 
