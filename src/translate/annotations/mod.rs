@@ -140,6 +140,7 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
+    values.written_twice();
     let backend_tls = backend_tls::read(&mut values);
     let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
@@ -310,6 +311,20 @@ impl<'a> Values<'a> {
     fn text(&self, row: &Annotation) -> Option<(&'a str, &'a str)> {
         let named = |name: &str| name == row.name || row.aliases.contains(&name);
         self.ingress.annotations.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
+    }
+
+    /// Says of keys that are there under two names that only one of the values could count.
+    fn written_twice(&mut self) {
+        for row in ANNOTATIONS.iter().flat_map(|(_, rows)| *rows).filter(|row| !row.aliases.is_empty()) {
+            let Some((first, value)) = self.text(row) else { continue };
+            let named = |name: &str| name != first && (name == row.name || row.aliases.contains(&name));
+            let others = self.ingress.annotations.iter().filter(|(name, other)| named(name) && other.trim() != value);
+            for (name, _) in others {
+                let what = format!("`{PREFIX}{first}` is another name of it, and has another value");
+                let fix = format!("write all of it under `{PREFIX}{}`", row.name);
+                self.faults.push(Fault { name, what, fix, nature: Nature::Void });
+            }
+        }
     }
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.
