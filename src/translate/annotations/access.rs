@@ -1,6 +1,7 @@
 //! Who may come at all, by the client's address.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -40,7 +41,7 @@ pub(super) fn read(values: &mut Values) -> Option<Filter> {
 
 /// A list of addresses and ranges, none of which may be wrong: a list that is half understood lets others in, or
 /// locks them out.
-pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, (String, String)> {
+pub(super) fn ranges(text: &str) -> Result<Arc<[IpNet]>, (String, String)> {
     let range = |item: &str| item.parse::<IpNet>().ok().or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from));
     let mut ranges = Vec::new();
     for item in list(text) {
@@ -52,7 +53,7 @@ pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, (String, String)> {
     }
     match ranges.len() {
         0 => Err(("it names no address".to_owned(), "write one, as 10.0.0.0/8, or remove it".to_owned())),
-        1..=RANGES_MAX => Ok(ranges),
+        1..=RANGES_MAX => Ok(ranges.into()),
         more => Err((format!("{more} ranges are more than {RANGES_MAX}"), "join them to larger ranges".to_owned())),
     }
 }

@@ -78,7 +78,7 @@ fn origins(values: &mut Values) -> Origins {
     if list(text).next().is_none() {
         values.void(key, "it names no origin".to_owned(), "write one, or `*`; nobody may ask meanwhile");
     }
-    Origins::Some(origins)
+    Origins::Some(origins.into())
 }
 
 fn names(text: &str, is_name: impl Fn(&[u8]) -> bool) -> Result<HeaderValue, (String, String)> {
