@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::super::Settings;
 use super::{Annotation, Values, closing, list, shown};
 use crate::filter::{Filter, SourceRange};
 
@@ -32,18 +33,17 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .example("10.1.2.3"),
 ];
 
-pub(super) fn read(values: &mut Values) -> Option<Filter> {
-    let allow = values.parse("allowlist-source-range", ranges);
-    let deny = values.parse("denylist-source-range", ranges);
-    if allow.is_none() && deny.is_none() {
-        return None;
-    }
-    Some(Filter::SourceRange(SourceRange { allow: allow.unwrap_or_default(), deny: deny.unwrap_or_default() }))
+/// The operator's lists count for those who say nothing themselves.
+pub(super) fn read(values: &mut Values, settings: &Settings) -> Option<Filter> {
+    let allow = values.parse("allowlist-source-range", ranges).unwrap_or_else(|| settings.source_ranges.allow.clone());
+    let deny = values.parse("denylist-source-range", ranges).unwrap_or_else(|| settings.source_ranges.deny.clone());
+    let any = !allow.is_empty() || !deny.is_empty();
+    any.then_some(Filter::SourceRange(SourceRange { allow, deny }))
 }
 
 /// A list of addresses and ranges, none of which may be wrong: a list that is half understood lets others in, or
 /// locks them out. It is shared by all rules that have it.
-pub(super) fn ranges(text: &str) -> Result<Arc<[IpNet]>, (String, String)> {
+pub(in crate::translate) fn ranges(text: &str) -> Result<Arc<[IpNet]>, (String, String)> {
     let mut ranges = Vec::new();
     for item in list(text) {
         let found = range(item).ok_or_else(|| {

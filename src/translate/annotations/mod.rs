@@ -3,7 +3,7 @@
 //! default counts. What isn't honoured fails safe: one that restricts access takes its Ingress's routes out of
 //! service (503), any other is named in a Problem, and none is passed over in silence.
 
-mod access;
+pub(super) mod access;
 mod affinity;
 mod backend_tls;
 mod backends;
@@ -162,11 +162,12 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
     filters.extend(limits::read(&mut values, settings));
-    filters.extend(access::read(&mut values));
+    filters.extend(access::read(&mut values, settings));
     filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    behaviour.closed = settings.closes();
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
         // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
