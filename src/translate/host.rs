@@ -80,7 +80,9 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     for (parts, located, canary) in rules_of(true) {
         problems.extend(add_canary(pattern, &mut rules, parts, located, canary));
     }
-    let (client_certificates, closed) = clients(pattern, ingresses, &mut problems);
+    let decider = decider(pattern, ingresses.iter().copied());
+    let Asked { settings, closed, problems: of_clients } = clients(pattern, decider, ingresses);
+    problems.extend(of_clients);
     for (rule, _) in rules.iter_mut().filter(|(rule, _)| closed.has(rule)) {
         rule.backends.clear();
         rule.filters.clear();
@@ -89,7 +91,19 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     for (rule, _) in rules.iter_mut().filter(|(rule, _)| rule.backends.is_empty()) {
         rule.canary = None;
     }
-    (Rules { rules, client_certificates }, problems)
+    (Rules { rules, client_certificates: settings }, problems)
+}
+
+/// The namespace that decides what holds for all of a host, what its clients need: that of the
+/// oldest Ingress with rules for it. Whoever else may write rules for the host can't open those of others by it.
+pub(super) fn decider<'a>(
+    pattern: &HostPattern,
+    ingresses: impl Iterator<Item = &'a Parts> + Clone,
+) -> Option<&'a str> {
+    let mut all = ingresses.filter(|parts| !parts.is_canary && parts.rules_host(pattern));
+    let works = |parts: &&Parts| parts.rules_of(pattern).iter().any(|(_, located)| !located.holds);
+    let first = all.clone().find(works).or_else(|| all.next());
+    first.map(|parts| &*parts.name.namespace)
 }
 
 /// Adds to the rules what depends on whether the host speaks TLS.
@@ -131,39 +145,59 @@ enum Closed {
 impl Closed {
     fn has(&self, rule: &Rule) -> bool {
         match self {
-            // What proves whose the host is, is no secret, and lets nobody in.
-            Self::All => !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge),
+            Self::All => is_private(rule),
             Self::Some(closed) => closed.contains(&rule.source),
         }
     }
 }
 
-/// What the host asks of its clients: what the oldest Ingress that asks for anything does. If that can't be honoured
-/// the whole host is closed, as it would be open where it was meant to be shut.
-fn clients(
-    pattern: &HostPattern,
-    ingresses: &[&Parts],
-    problems: &mut Vec<Problem>,
-) -> (Option<Arc<ClientCertificates>>, Closed) {
-    let mut asking =
-        ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && !parts.rules_of(pattern).is_empty());
-    let Some(first) = asking.next() else { return (None, Closed::Some(Vec::new())) };
-    let settings = match &first.clients {
-        ClientsAsked::Certificates(settings) => settings.clone(),
-        ClientsAsked::Nothing | ClientsAsked::Unknown => {
-            problems.extend(closed_by(pattern, ingresses, first));
-            return (None, Closed::All);
+/// What proves whose the host is, is no secret, and lets nobody in.
+fn is_private(rule: &Rule) -> bool {
+    !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge)
+}
+
+/// What a host asks of its clients.
+pub(super) struct Asked {
+    settings: Option<Arc<ClientCertificates>>,
+    closed: Closed,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// What the oldest Ingress that asks for anything does, of the namespace that decides for the host. If that can't be
+/// honoured the whole host is closed, as it would be open where it was meant to be shut. Who else asks for something
+/// else is closed himself.
+pub(super) fn clients(pattern: &HostPattern, decider: Option<&str>, ingresses: &[&Parts]) -> Asked {
+    let asking = ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && parts.rules_host(pattern));
+    let (own, others): (Vec<&Parts>, Vec<&Parts>) = asking.partition(|parts| decider == Some(&*parts.name.namespace));
+    let settings = match own.first().map(|first| (first, &first.clients)) {
+        Some((_, ClientsAsked::Certificates(settings))) => Some(settings.clone()),
+        Some((first, ClientsAsked::Nothing | ClientsAsked::Unknown)) => {
+            let problems = closed_by(pattern, ingresses, first).collect();
+            return Asked { settings: None, closed: Closed::All, problems };
         }
+        None => None,
     };
-    let mut closed = Vec::new();
-    for parts in asking.filter(|parts| parts.clients != first.clients) {
+    let differs = |parts: &&&Parts| own.first().is_none_or(|first| parts.clients != first.clients);
+    let (mut closed, mut problems) = (Vec::new(), Vec::new());
+    for parts in own.iter().chain(&others).filter(differs) {
         closed.push(parts.name.clone());
-        let what = format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name);
-        let fix =
-            "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503";
+        let (what, fix) = match own.first().filter(|first| first.name.namespace == parts.name.namespace) {
+            Some(first) => (
+                format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name),
+                "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503",
+            ),
+            None => (
+                format!(
+                    "whether clients of host `{pattern}` need certificates is for namespace `{}` to say, whose Ingress \
+                     is the oldest",
+                    decider.unwrap_or_default()
+                ),
+                "ask for certificates of a host of your own; requests of this Ingress to the host get 503",
+            ),
+        };
         problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), SECRET_FIELD, what, fix));
     }
-    (Some(settings), Closed::Some(closed))
+    Asked { settings, closed: Closed::Some(closed), problems }
 }
 
 /// What to say of other Ingresses of a host that `first` closes.
