@@ -118,6 +118,13 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
+    /// Whether somebody is kept out.
+    pub(super) fn restricts(&self) -> bool {
+        let keeps_out =
+            |filter: &Filter| matches!(filter, Filter::Limits(_) | Filter::SourceRange(_) | Filter::BasicAuth(_));
+        self.closed || self.clients != ClientsAsked::Nothing || self.filters.iter().any(keeps_out)
+    }
+
     /// All of a rule's requests go to this backend, or its other form.
     pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
         let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
