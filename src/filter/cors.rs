@@ -1,6 +1,8 @@
 //! Who may read a route's answers in a browser (Fetch standard, "CORS protocol"). Preflights are answered here; every
 //! other answer says the same, also one that tells of a failure, as a browser would not show it otherwise.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 
@@ -23,7 +25,7 @@ pub struct Cors {
 pub enum Origins {
     /// Whoever asks.
     Any,
-    Some(Vec<Origin>),
+    Some(Arc<[Origin]>),
 }
 
 /// An origin that may ask.

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
 use ipnet::IpNet;
@@ -23,7 +24,7 @@ pub struct Limits {
     /// Requests at once; a tunnel is one for as long as it lives.
     pub connections: Option<NonZeroU32>,
     /// Clients that aren't counted.
-    pub allow: Vec<IpNet>,
+    pub allow: Arc<[IpNet]>,
     #[serde(serialize_with = "text::status")]
     pub rate_status: StatusCode,
     #[serde(serialize_with = "text::status")]

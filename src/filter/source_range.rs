@@ -1,6 +1,7 @@
 //! Which clients pass, by their address. Who is denied is denied, whoever is allowed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 use ipnet::IpNet;
@@ -11,8 +12,8 @@ use super::Answer;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SourceRange {
     /// Empty: all that aren't denied.
-    pub allow: Vec<IpNet>,
-    pub deny: Vec<IpNet>,
+    pub allow: Arc<[IpNet]>,
+    pub deny: Arc<[IpNet]>,
 }
 
 impl SourceRange {
@@ -34,7 +35,7 @@ mod tests {
 
     #[test]
     fn the_denied_are_denied_and_the_others_by_who_is_allowed() {
-        let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Arc<[IpNet]>>();
         let table: [(&[&str], &[&str], &str, bool); 7] = [
             (&["10.0.0.0/8"], &[], "10.1.2.3", true),
             (&["10.0.0.0/8"], &[], "11.1.2.3", false),

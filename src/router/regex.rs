@@ -24,11 +24,13 @@ impl Regexes {
         if !rules.iter().any(is_regex) {
             return None;
         }
+        // The path as it is written has its place, also where less than it is compared.
+        let text = |index: usize| rules[index].path.as_ref().map_or("", |path| &path.value);
         let compiled = |(index, rule): (usize, &Rule)| Some((rule.pattern.clone()?, index));
         let mut all: Vec<(Arc<PathPattern>, usize)> = rules.iter().enumerate().filter_map(compiled).collect();
-        all.sort_by(|(one, _), (other, _)| {
-            let rank = |pattern: &PathPattern| Reverse(pattern.as_str().len());
-            rank(one).cmp(&rank(other)).then_with(|| other.as_str().cmp(one.as_str()))
+        all.sort_by(|(_, one), (_, other)| {
+            let rank = |index: usize| Reverse(text(index).len());
+            rank(*one).cmp(&rank(*other)).then_with(|| text(*other).cmp(text(*one)))
         });
         let (patterns, indices) = all.into_iter().unzip();
         let default = rules.iter().position(|rule| rule.path.is_none());
@@ -38,5 +40,28 @@ impl Regexes {
     /// The index of the rule for a path in normal form.
     pub fn find(&self, path: &str) -> Option<usize> {
         self.patterns.first(path).map(|place| self.rules[place]).or(self.default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ObjectName, PathMatch};
+
+    #[test]
+    fn a_path_has_its_place_by_what_is_written_also_if_less_is_compared() {
+        let rule = |text: &str, pattern: PathPattern| Rule {
+            pattern: Some(Arc::new(pattern)),
+            ..Rule::new(ObjectName::new("verona", "shop"), Some(PathMatch::new(PathKind::Regex, text)))
+        };
+        let rules = [
+            rule("/admin/open", PathPattern::new("/admin/open").unwrap()),
+            rule("/admin(?!/public)", PathPattern::literal("/admin")),
+            rule("/admin/much/longer/than/it", PathPattern::new("/admin/much/longer/than/it").unwrap()),
+            rule("/", PathPattern::new("/").unwrap()),
+        ];
+        let regexes = Regexes::new(&rules).unwrap();
+        let found = ["/admin/open", "/ADMIN", "/admin/much/longer/than/it", "/x"].map(|path| regexes.find(path));
+        assert_eq!(found, [Some(1), Some(1), Some(2), Some(3)]);
     }
 }

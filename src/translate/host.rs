@@ -1,12 +1,12 @@
 //! One host, put together from all Ingresses that name it: the oldest wins a conflict, the others get a Problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Settings;
 use super::annotations::{ClientsAsked, Https};
 use super::ingress::{Located, Parts, Tls};
-use super::paths;
+use super::paths::{self, Together};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
@@ -14,6 +14,8 @@ use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathKind, 
 
 /// Most rules of a host whose paths are regular expressions: a request may be held against all of them.
 const REGEXES_MAX: usize = 1_000;
+/// The last of [`Located::turn`].
+const TURN_HOLDS: u8 = 2;
 /// The field of what a host asks of its clients.
 const SECRET_FIELD: &str = "metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]";
 
@@ -53,24 +55,25 @@ struct Rules {
 }
 
 fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let mut rules: Vec<(Rule, Https)> = Vec::new();
+    let decider = decider(pattern, ingresses.iter().copied());
     let all = ingresses.iter().flat_map(|parts| parts.rules_of(pattern).iter().map(|(_, located)| (*parts, located)));
-    let all = paths::read_together(pattern, all.collect(), &mut problems);
+    let Together { rules: all, mut shut, mut problems, warnings } =
+        paths::read_together(pattern, decider, all.collect());
+    problems.extend(warnings);
+    let mut rules: Vec<(Rule, Https)> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
     let rules_of = |canary: bool| all.iter().filter(move |(parts, ..)| parts.is_canary == canary);
-    // What only holds a host comes last: it takes nothing from a rule that works.
-    for holds in [false, true] {
-        for (parts, located, rule) in rules_of(false).filter(|(_, located, _)| located.holds == holds) {
-            if holds && !rules.is_empty() {
+    for turn in 0..=TURN_HOLDS {
+        for (parts, located, rule) in rules_of(false).filter(|(_, located, _)| located.turn() == turn) {
+            if turn == TURN_HOLDS && !rules.is_empty() {
                 continue;
             }
             if let Some(winner) = winners.get(&rule.path.as_ref()) {
-                problems.extend(conflict(pattern, parts, &located.field, rule, winner));
+                // Of a path that can't be read enough is said.
+                let readable = !located.written.is_unread();
+                problems.extend(readable.then(|| conflict(pattern, parts, &located.field, rule, winner)).flatten());
             } else if rule.pattern.is_some() && rules.len() >= REGEXES_MAX {
-                let what = format!("host `{pattern}` has {REGEXES_MAX} regular expressions already");
-                let object = ObjectRef::new(Kind::Ingress, &parts.name);
-                problems.push(Problem::new(object, located.field.clone(), what, "write fewer that take more"));
+                problems.push(too_many(pattern, parts, located, &mut shut));
             } else {
                 winners.insert(rule.path.as_ref(), rule);
                 rules.push((rule.clone().into_owned(), parts.https));
@@ -80,8 +83,10 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     for (parts, located, canary) in rules_of(true) {
         problems.extend(add_canary(pattern, &mut rules, parts, located, canary));
     }
-    let (client_certificates, closed) = clients(pattern, ingresses, &mut problems);
-    for (rule, _) in rules.iter_mut().filter(|(rule, _)| closed.has(rule)) {
+    let Asked { settings, closed, problems: of_clients } = clients(pattern, decider, ingresses);
+    problems.extend(of_clients);
+    let is_shut = |rule: &Rule| shut.contains(&*rule.source.namespace) && is_private(rule);
+    for (rule, _) in rules.iter_mut().filter(|(rule, _)| closed.has(rule) || is_shut(rule)) {
         rule.backends.clear();
         rule.filters.clear();
     }
@@ -89,7 +94,30 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     for (rule, _) in rules.iter_mut().filter(|(rule, _)| rule.backends.is_empty()) {
         rule.canary = None;
     }
-    (Rules { rules, client_certificates }, problems)
+    (Rules { rules, client_certificates: settings }, problems)
+}
+
+/// The namespace that decides what holds for all of a host, what its paths are and what its clients need: that of the
+/// oldest Ingress with rules for it. Whoever else may write rules for the host can't open those of others by it.
+pub(super) fn decider<'a>(
+    pattern: &HostPattern,
+    ingresses: impl Iterator<Item = &'a Parts> + Clone,
+) -> Option<&'a str> {
+    let mut all = ingresses.filter(|parts| !parts.is_canary && parts.rules_host(pattern));
+    let works = |parts: &&Parts| parts.rules_of(pattern).iter().any(|(_, located)| located.turn() == 0);
+    let first = all.clone().find(works).or_else(|| all.next());
+    first.map(|parts| &*parts.name.namespace)
+}
+
+/// What to say of a regular expression that is one too many. The place of one that keeps somebody out is nobody's.
+fn too_many<'a>(pattern: &HostPattern, parts: &'a Parts, located: &Located, shut: &mut BTreeSet<&'a str>) -> Problem {
+    let mut fix = "write fewer that take more".to_owned();
+    if parts.restricts {
+        fix += "; access is restricted there, so all rules of this namespace for the host get 503";
+        shut.insert(&*parts.name.namespace);
+    }
+    let what = format!("host `{pattern}` has {REGEXES_MAX} regular expressions already");
+    Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix)
 }
 
 /// Adds to the rules what depends on whether the host speaks TLS.
@@ -131,39 +159,59 @@ enum Closed {
 impl Closed {
     fn has(&self, rule: &Rule) -> bool {
         match self {
-            // What proves whose the host is, is no secret, and lets nobody in.
-            Self::All => !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge),
+            Self::All => is_private(rule),
             Self::Some(closed) => closed.contains(&rule.source),
         }
     }
 }
 
-/// What the host asks of its clients: what the oldest Ingress that asks for anything does. If that can't be honoured
-/// the whole host is closed, as it would be open where it was meant to be shut.
-fn clients(
-    pattern: &HostPattern,
-    ingresses: &[&Parts],
-    problems: &mut Vec<Problem>,
-) -> (Option<Arc<ClientCertificates>>, Closed) {
-    let mut asking =
-        ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && !parts.rules_of(pattern).is_empty());
-    let Some(first) = asking.next() else { return (None, Closed::Some(Vec::new())) };
-    let settings = match &first.clients {
-        ClientsAsked::Certificates(settings) => settings.clone(),
-        ClientsAsked::Nothing | ClientsAsked::Unknown => {
-            problems.extend(closed_by(pattern, ingresses, first));
-            return (None, Closed::All);
+/// What proves whose the host is, is no secret, and lets nobody in.
+fn is_private(rule: &Rule) -> bool {
+    !rule.path.as_ref().is_some_and(PathMatch::is_acme_challenge)
+}
+
+/// What a host asks of its clients.
+pub(super) struct Asked {
+    settings: Option<Arc<ClientCertificates>>,
+    closed: Closed,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// What the oldest Ingress that asks for anything does, of the namespace that decides for the host. If that can't be
+/// honoured the whole host is closed, as it would be open where it was meant to be shut. Who else asks for something
+/// else is closed himself.
+pub(super) fn clients(pattern: &HostPattern, decider: Option<&str>, ingresses: &[&Parts]) -> Asked {
+    let asking = ingresses.iter().filter(|parts| parts.clients != ClientsAsked::Nothing && parts.rules_host(pattern));
+    let (own, others): (Vec<&Parts>, Vec<&Parts>) = asking.partition(|parts| decider == Some(&*parts.name.namespace));
+    let settings = match own.first().map(|first| (first, &first.clients)) {
+        Some((_, ClientsAsked::Certificates(settings))) => Some(settings.clone()),
+        Some((first, ClientsAsked::Nothing | ClientsAsked::Unknown)) => {
+            let problems = closed_by(pattern, ingresses, first).collect();
+            return Asked { settings: None, closed: Closed::All, problems };
         }
+        None => None,
     };
-    let mut closed = Vec::new();
-    for parts in asking.filter(|parts| parts.clients != first.clients) {
+    let differs = |parts: &&&Parts| own.first().is_none_or(|first| parts.clients != first.clients);
+    let (mut closed, mut problems) = (Vec::new(), Vec::new());
+    for parts in own.iter().chain(&others).filter(differs) {
         closed.push(parts.name.clone());
-        let what = format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name);
-        let fix =
-            "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503";
+        let (what, fix) = match own.first().filter(|first| first.name.namespace == parts.name.namespace) {
+            Some(first) => (
+                format!("Ingress {} asks for other client certificates of host `{pattern}`", first.name),
+                "write the same `auth-tls-` annotations in both; the older one wins, and requests of this one get 503",
+            ),
+            None => (
+                format!(
+                    "whether clients of host `{pattern}` need certificates is for namespace `{}` to say, whose Ingress \
+                     is the oldest",
+                    decider.unwrap_or_default()
+                ),
+                "ask for certificates of a host of your own; requests of this Ingress to the host get 503",
+            ),
+        };
         problems.push(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), SECRET_FIELD, what, fix));
     }
-    (Some(settings), Closed::Some(closed))
+    Asked { settings, closed: Closed::Some(closed), problems }
 }
 
 /// What to say of other Ingresses of a host that `first` closes.
@@ -288,4 +336,43 @@ pub(super) fn listed_twice(
     let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
     let fix = "name the same Secret, or list the host once; the older one wins";
     Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::Ingress;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn ingress(namespace: &str, name: &str, year: u16, annotations: &Value, paths: &[String]) -> Ingress {
+        let backend = json!({ "service": { "name": "app", "port": { "number": 80 } } });
+        let path = |path| json!({ "path": path, "pathType": "ImplementationSpecific", "backend": backend });
+        let paths: Vec<Value> = paths.iter().map(path).collect();
+        let created = format!("{year}-01-01T00:00:00Z");
+        let metadata =
+            json!({ "namespace": namespace, "name": name, "creationTimestamp": created, "annotations": annotations });
+        let rule = json!({ "host": "a.example", "http": { "paths": paths } });
+        serde_json::from_value(json!({ "metadata": metadata, "spec": { "rules": [rule] } })).unwrap()
+    }
+
+    #[test]
+    fn a_protected_path_that_is_one_too_many_opens_no_other() {
+        let regex = json!({ "nginx.ingress.kubernetes.io/use-regex": "true" });
+        let limited = json!({ "nginx.ingress.kubernetes.io/limit-rps": "1" });
+        let mut paths: Vec<String> = (1..REGEXES_MAX).map(|number| format!("/p{number}")).collect();
+        paths.push("/".to_owned());
+        let mut resources = Resources::default();
+        resources.apply(ingress("verona", "many", 2001, &regex, &paths).into());
+        resources.apply(ingress("mantua", "other", 2002, &json!({}), &["/mantua".to_owned()]).into());
+        let open = |resources: &mut Resources| {
+            resources.mark_all();
+            let snapshot = super::super::translate(resources, &Settings::default()).snapshot;
+            let host = &snapshot.hosts[&HostPattern::Exact("a.example".into())];
+            (host.rules.len(), host.rules.iter().filter(|rule| !rule.backends.is_empty()).count())
+        };
+        assert_eq!(open(&mut resources), (REGEXES_MAX, REGEXES_MAX));
+        resources.apply(ingress("verona", "limited", 2003, &limited, &["/admin".to_owned()]).into());
+        assert_eq!(open(&mut resources), (REGEXES_MAX, 0));
+    }
 }

@@ -28,6 +28,8 @@ pub(super) struct Parts {
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
+    /// Its annotations keep somebody out.
+    pub(super) restricts: bool,
     /// Its rules are alternatives of others'.
     pub(super) is_canary: bool,
     /// Sessions stay with their endpoints.
@@ -58,6 +60,16 @@ pub(super) struct Located {
 }
 
 impl Located {
+    /// When it gets its place in the host: rules that work first, so that neither what stands for a path that can't be
+    /// read nor what only holds the host takes anything from them.
+    pub(super) fn turn(&self) -> u8 {
+        match (self.holds, self.written.is_unread()) {
+            (false, false) => 0,
+            (false, true) => 1,
+            (true, _) => 2,
+        }
+    }
+
     /// Stands for a host that sends to the one with `www.`, or without, if nothing else is there.
     fn only_redirects(&self) -> bool {
         let to_host =
@@ -83,6 +95,7 @@ impl Parts {
             tls: Vec::new(),
             listed: BTreeMap::new(),
             backends: Vec::new(),
+            restricts: false,
             is_canary: false,
             affinity: false,
             https: Https::default(),
@@ -127,7 +140,9 @@ impl Parts {
             parts.warning(annotations::field(ALIAS), what, "make an Ingress of each host that has aliases");
         }
         let cookies = behaviour.sessions.as_ref().is_some_and(Sessions::by_rule);
-        if cookies && parts.rules.iter().any(|(_, located)| located.rule.pattern.is_some()) {
+        if cookies
+            && parts.rules.iter().any(|(_, located)| located.rule.pattern.is_some() && !located.written.is_unread())
+        {
             let what = "paths are regular expressions, which no cookie can have as its path: it is `/`";
             parts.warning(
                 annotations::field("session-cookie-path"),
@@ -226,7 +241,7 @@ impl Parts {
     fn path(&mut self, host: &HostPattern, path: &IngressPath, behaviour: &Behaviour, field: String) {
         let read = match paths::read(path, &behaviour.paths) {
             Ok(read) => read,
-            Err((inner, what, fix)) => return self.problem(format!("{field}.{inner}"), what, fix),
+            Err((inner, what, fix)) => return self.unread_path(host, path, behaviour, &field, (inner, what, fix)),
         };
         for (key, number) in read.pattern.iter().flat_map(|pattern| behaviour.paths.missing_groups(pattern)) {
             let what = format!("`${number}` stands for nothing: path `{}` has fewer groups", read.matched.value);
@@ -234,6 +249,27 @@ impl Parts {
         }
         let backend = self.backend(&path.backend, behaviour, format!("{field}.backend"));
         self.rule(host.clone(), Some(read), backend, behaviour, field);
+    }
+
+    /// A path that can't be read has no rule. If somebody is kept out of it, no other rule may let him in: what begins
+    /// as it is written gets 503.
+    fn unread_path(
+        &mut self,
+        host: &HostPattern,
+        path: &IngressPath,
+        behaviour: &Behaviour,
+        field: &str,
+        (inner, what, fix): paths::NoPath,
+    ) {
+        let inner = format!("{field}.{inner}");
+        if self.is_canary || !self.restricts {
+            return self.problem(inner, what, fix);
+        }
+        let ReadPath { matched, pattern, written } = paths::unread(path, &behaviour.paths);
+        let fix = format!("{fix}; access is restricted there, so requests for what begins like it get 503");
+        self.problem(inner, what, fix);
+        let rule = Rule { pattern, ..Rule::new(self.name.clone(), Some(matched)) };
+        self.rules.push((host.clone(), Located { rule, field: field.to_owned(), holds: false, written }));
     }
 
     fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: String) -> Option<BackendKey> {
@@ -339,6 +375,7 @@ impl Parts {
         self.backend_tls.clone_from(&behaviour.backend_tls);
         // A canary's backends know the sessions of the Ingress that it is the alternative of.
         self.is_canary = behaviour.alternative.is_some();
+        self.restricts = behaviour.restricts();
         self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();
         self.https = behaviour.https;
         self.aliases.clone_from(&behaviour.aliases);

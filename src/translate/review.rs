@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::networking::v1 as networking;
 
+use super::annotations::ClientsAsked;
 use super::few::Few;
-use super::host::{conflict, listed_twice};
+use super::host::{clients, conflict, decider, listed_twice};
 use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
-use super::paths;
+use super::paths::{self, Together};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use super::{Translator, annotations, class, service};
@@ -42,6 +43,7 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     // A new one is older than nobody.
     if stored.is_some() {
         found.extend(takeovers(translator, &parts, before));
+        found.extend(decisions(translator, &parts));
     }
     // Who mends one thing, or only annotates, is not held up by what was wrong before.
     let mut known: BTreeMap<_, usize> = BTreeMap::new();
@@ -60,8 +62,8 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     let unknown = parts.references.iter().filter(|object| !translator.by_reference.contains_key(object));
     let unknown: Vec<String> = unknown.map(annotations::not_there).collect();
     let warnings = parts.warnings.iter().filter(|problem| !unknown.contains(&problem.what)).cloned();
-    let missing = missing(&parts, resources);
-    Review { refused, warnings: old.into_iter().chain(warnings).chain(missing).collect() }
+    let others = missing(&parts, resources).into_iter().chain(shared(translator, &parts));
+    Review { refused, warnings: old.into_iter().chain(warnings).chain(others).collect() }
 }
 
 /// What a problem is, wherever it moved: without the indices in its field.
@@ -94,21 +96,86 @@ fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Ve
     if parts.is_canary {
         return Vec::new();
     }
-    let owner = translator.owner(host);
-    let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
-    let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
-    let all = others.filter_map(|name| translator.ingresses.get(name)).filter(|other| !other.is_canary).chain([parts]);
-    let located = all.flat_map(|parts| parts.rules_of(host).iter().map(move |(_, located)| (parts, located)));
-    let mut problems = Vec::new();
-    let read = paths::read_together(host, located.filter(|(_, located)| !located.holds).collect(), &mut problems);
+    let ingresses = beside(translator, parts, host);
+    let all = ingresses.iter().filter(|other| !other.is_canary);
+    let located = all.flat_map(|parts| parts.rules_of(host).iter().map(move |(_, located)| (*parts, located)));
+    let located = located.filter(|(_, located)| !located.holds && !located.written.is_unread());
+    let decider = decides(translator, parts, host, &ingresses);
+    let Together { rules, mut problems, .. } = paths::read_together(host, decider, located.collect());
     problems.retain(|problem| problem.object.name == parts.name);
     // The candidate's come last.
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    for (ingress, located, rule) in &read {
+    for (ingress, located, rule) in &rules {
         let winner = *winners.entry(rule.path.as_ref()).or_insert(rule);
         if ingress.name == parts.name {
             problems.extend(conflict(host, parts, &located.field, rule, winner));
         }
+    }
+    problems
+}
+
+/// The Ingresses with a claim to the host, as they are, and the candidate as the youngest.
+fn beside<'a>(translator: &'a Translator, parts: &'a Parts, host: &HostPattern) -> Vec<&'a Parts> {
+    let owner = translator.owner(host);
+    let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
+    let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
+    others.filter_map(|name| translator.ingresses.get(name)).chain([parts]).collect()
+}
+
+/// Who decides for the host: who does now, as long as anybody has rules for it.
+fn decides<'a>(
+    translator: &'a Translator,
+    parts: &'a Parts,
+    host: &HostPattern,
+    ingresses: &[&'a Parts],
+) -> Option<&'a str> {
+    let before = translator.ingresses.get(&parts.name).filter(|before| before.rules_host(host));
+    let others = ingresses.iter().copied().filter(|other| other.name != parts.name);
+    let mut now: Vec<&Parts> = others.chain(before).collect();
+    now.sort_by_key(|parts| parts.age());
+    decider(host, now.into_iter()).or_else(|| decider(host, ingresses.iter().copied()))
+}
+
+/// What comes to the candidate from those that it shares its hosts with, and takes nothing from anybody else.
+fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for host in parts.hosts() {
+        if translator.owner(&host).is_some_and(|owner| !owner.admits(&parts.name)) {
+            continue;
+        }
+        let ingresses = beside(translator, parts, &host);
+        let decider = decides(translator, parts, &host, &ingresses);
+        problems.extend(clients(&host, decider, &ingresses).problems);
+        let located =
+            ingresses.iter().flat_map(|parts| parts.rules_of(&host).iter().map(move |(_, located)| (*parts, located)));
+        problems.extend(paths::read_together(&host, decider, located.collect()).warnings);
+    }
+    problems.retain(|problem| problem.object.name == parts.name);
+    problems
+}
+
+/// The hosts of another namespace that the candidate would decide for by its age: whose paths and clients are what
+/// that namespace says.
+fn decisions(translator: &Translator, parts: &Parts) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for host in parts.hosts() {
+        let mut ingresses = beside(translator, parts, &host);
+        let says = |other: &&Parts| {
+            let regex = |(_, located): &(HostPattern, super::ingress::Located)| located.written.regex;
+            other.clients != ClientsAsked::Nothing || other.rules_of(&host).iter().any(regex)
+        };
+        let now = decides(translator, parts, &host, &ingresses).filter(|now| **now != *parts.name.namespace);
+        let Some(now) = now.filter(|_| ingresses.iter().any(says)) else { continue };
+        ingresses.sort_by_key(|parts| parts.age());
+        if decider(&host, ingresses.into_iter()) == Some(now) {
+            continue;
+        }
+        let what = format!("this Ingress would say what paths and clients of host `{host}` are in place of `{now}`");
+        let fix = "put the host into an Ingress of its own, as this one is older";
+        let object = ObjectRef::new(Kind::Ingress, &parts.name);
+        problems.extend(
+            parts.places(&host).into_iter().map(|field| Problem::new(object.clone(), field, what.clone(), fix)),
+        );
     }
     problems
 }

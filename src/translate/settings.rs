@@ -1,17 +1,20 @@
 //! What the operator decides for all objects: by flags, and for some of it by a ConfigMap that is watched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use ipnet::IpNet;
 
-use super::annotations::forwarding;
+use super::annotations::{access, forwarding};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
+use crate::filter::SourceRange;
 use crate::model::{Forwarding, ObjectName};
 
 /// What the operator decides for all objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the operator's")]
 pub struct Settings {
     /// Controller name of our IngressClasses.
@@ -43,6 +46,10 @@ pub struct Settings {
     pub forwarding: Forwarding,
     /// Statuses that Ingresses with a `default-backend` have it answer for, if they name no others. Sorted.
     pub custom_http_errors: Vec<u16>,
+    /// Which clients pass, where an Ingress doesn't say.
+    pub source_ranges: SourceRange,
+    /// The ConfigMap would keep somebody out, and can't.
+    pub restriction_unread: bool,
     /// A host belongs to one namespace, that of the oldest Ingress that names it.
     pub strict_host_ownership: bool,
     /// Take Ingresses of the known namespaces only.
@@ -72,6 +79,8 @@ impl Default for Settings {
             limit_connections_status: StatusCode::SERVICE_UNAVAILABLE,
             forwarding: Forwarding::default(),
             custom_http_errors: Vec::new(),
+            source_ranges: SourceRange { allow: [].into(), deny: [].into() },
+            restriction_unread: false,
             strict_host_ownership: false,
             select_namespaces: false,
             allowed_response_headers: Vec::new(),
@@ -119,22 +128,37 @@ impl Settings {
             );
         };
         let wrong = settings.take(data);
-        let problem = |(key, what, fix): (&String, String, &str)| {
-            Problem::new(object.clone(), format!("data[{key}]"), what, format!("{fix}; the flag counts"))
+        let restricts = if settings.closes() {
+            "it restricts access, so all requests get 503; `unsupported-annotations: ignore` would let them pass"
+        } else {
+            "all routes are open: `unsupported-annotations` is `ignore`"
         };
-        (settings, wrong.into_iter().map(problem).collect())
+        let problem = |(key, what, fix, closes): (&String, String, &str, bool)| {
+            let counts = if closes { restricts } else { "the flag counts" };
+            Problem::new(object.clone(), format!("data[{key}]"), what, format!("{fix}; {counts}"))
+        };
+        let problems = wrong.into_iter().map(problem).collect();
+        (settings, problems)
     }
 
-    fn take<'a>(&mut self, data: &'a BTreeMap<String, String>) -> Vec<(&'a String, String, &'static str)> {
+    /// Whether no route may be open, as somebody might get in whom the operator wants kept out.
+    pub(super) fn closes(&self) -> bool {
+        self.restriction_unread && !self.ignore_unsupported_annotations
+    }
+
+    fn take<'a>(&mut self, data: &'a BTreeMap<String, String>) -> Vec<(&'a String, String, &'static str, bool)> {
         let mut wrong = Vec::new();
         for (key, text) in data {
-            match self.set(key, text.trim()) {
-                Ok(()) => {}
+            let (what, fix, closes) = match self.set(key, text.trim()) {
+                Ok(()) => continue,
                 Err(Wrong::Key) => {
-                    wrong.push((key, "is no setting that is known here".to_owned(), "remove it, or start with a flag"));
+                    ("is no setting that is known here".to_owned(), "remove it, or start with a flag", false)
                 }
-                Err(Wrong::Value(fix)) => wrong.push((key, format!("`{}` is no value for it", text.trim()), fix)),
-            }
+                Err(Wrong::Value(fix)) => (format!("`{}` is no value for it", text.trim()), fix, false),
+                Err(Wrong::Closes(what, fix)) => (what, fix, true),
+            };
+            self.restriction_unread |= closes;
+            wrong.push((key, what, fix, closes));
         }
         wrong
     }
@@ -173,6 +197,16 @@ impl Settings {
                     "ignore" => true,
                     _ => return Err(Wrong::Value("write close or ignore")),
                 }
+            }
+            "whitelist-source-range" => self.source_ranges.allow = ranges(text)?,
+            "denylist-source-range" => self.source_ranges.deny = ranges(text)?,
+            // What is empty keeps nobody out.
+            "block-cidrs" | "block-user-agents" | "block-referers" | "global-auth-url" if text.is_empty() => {}
+            "block-cidrs" => {
+                return Err(Wrong::Closes(NOT_SUPPORTED.to_owned(), "write `denylist-source-range` in place of it"));
+            }
+            "block-user-agents" | "block-referers" | "global-auth-url" => {
+                return Err(Wrong::Closes(NOT_SUPPORTED.to_owned(), "remove it"));
             }
             _ => return self.set_forwarding(key, text),
         }
@@ -221,6 +255,18 @@ enum Wrong {
     Key,
     /// And what to write.
     Value(&'static str),
+    /// What is wrong, and what to write: somebody would get in who is to be kept out.
+    Closes(String, &'static str),
+}
+
+const NOT_SUPPORTED: &str = "is not supported";
+
+fn ranges(text: &str) -> Result<Arc<[IpNet]>, Wrong> {
+    if text.is_empty() {
+        return Ok([].into());
+    }
+    let fix = "write addresses and CIDRs with commas between them, as 10.0.0.0/8, 2001:db8::1";
+    access::ranges(text).map_err(|(what, _)| Wrong::Closes(what, fix))
 }
 
 /// The status of a refusal: what nginx takes for one.
@@ -290,6 +336,28 @@ mod tests {
         );
         let (settings, problems) = flags.with_config_map(&Resources::default());
         assert!(settings == flags && problems.len() == 1);
+    }
+
+    #[test]
+    fn keys_that_keep_somebody_out_are_honoured_or_close_everything() {
+        let flags = Settings { config_map: Some(ObjectName::new("edge", "settings")), ..Settings::default() };
+        let read = |data: &[_]| flags.with_config_map(&resources(data));
+        let (settings, problems) =
+            read(&[("whitelist-source-range", "10.0.0.0/8"), ("denylist-source-range", ""), ("block-cidrs", " ")]);
+        assert_eq!((settings.source_ranges.allow.len(), settings.source_ranges.deny.len(), problems), (1, 0, vec![]));
+        for bad in [
+            ("whitelist-source-range", "10.0.0.0/8, x"),
+            ("denylist-source-range", "10.0.0.0/33"),
+            ("block-cidrs", "10.0.0.0/8"),
+            ("block-user-agents", "curl"),
+            ("block-referers", "~*"),
+            ("global-auth-url", "https://a.example"),
+        ] {
+            let (settings, problems) = read(&[bad]);
+            assert!(settings.closes() && problems[0].fix.contains("all requests get 503"), "{bad:?}");
+            let (settings, problems) = read(&[bad, ("unsupported-annotations", "ignore")]);
+            assert!(!settings.closes() && problems[0].fix.contains("all routes are open"), "{bad:?}");
+        }
     }
 
     #[test]

@@ -299,7 +299,7 @@ mod tests {
         Limits {
             rates: rate.into_iter().collect(),
             connections: NonZeroU32::new(connections),
-            allow: vec![],
+            allow: [].into(),
             rate_status: StatusCode::SERVICE_UNAVAILABLE,
             connections_status: StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -60,7 +60,10 @@ type Refused = Vec<(String, String)>;
 pub(super) fn read(values: &mut Values) -> Option<Filter> {
     let [kind, others @ ..] = ANNOTATIONS else { return None };
     if values.text(kind).is_none() {
+        let [_, others @ ..] = others else { return None };
         values.without_effect(others, "auth-type: basic");
+        // To ingress-nginx it means nothing; whoever wrote it meant somebody to be kept out.
+        values.invalid(SECRET, "it stands without `auth-type`", "write `auth-type: basic` too, or remove it");
         return None;
     }
     let basic = values.get("auth-type", "write basic", |text| (text == "basic").then_some(()));

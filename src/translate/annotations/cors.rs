@@ -10,6 +10,10 @@ const HEADERS: &str =
 const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 /// Seconds: 20 days.
 const MAX_AGE: u32 = 1_728_000;
+/// Origins of one list; each is looked at for each request.
+const ORIGINS_MAX: usize = 1_000;
+/// Most texts that are named because they are no origins.
+const NAMED_MAX: usize = 10;
 
 #[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
@@ -61,24 +65,35 @@ pub(super) fn read(values: &mut Values) -> Option<Filter> {
 fn origins(values: &mut Values) -> Origins {
     let key = "cors-allow-origin";
     let Some(text) = values.get(key, "", Some) else { return Origins::Any };
-    let mut origins = Vec::new();
-    for item in list(text) {
-        if item == "*" {
-            return Origins::Any;
-        }
-        match Origin::parse(item) {
-            Some(origin) => origins.push(origin),
-            None => values.void(
-                key,
-                format!("`{}` is no origin", shown(item)),
-                "write scheme://host or scheme://host:port, as https://verona.example; it may not ask meanwhile",
-            ),
-        }
+    if list(text).any(|item| item == "*") {
+        return Origins::Any;
     }
     if list(text).next().is_none() {
         values.void(key, "it names no origin".to_owned(), "write one, or `*`; nobody may ask meanwhile");
     }
-    Origins::Some(origins)
+    let (mut origins, mut others) = (Vec::new(), 0);
+    for (item, origin) in list(text).map(|item| (item, Origin::parse(item))) {
+        match origin {
+            Some(origin) => origins.push(origin),
+            None if others < NAMED_MAX => {
+                others += 1;
+                let what = format!("`{}` is no origin", shown(item));
+                let fix =
+                    "write scheme://host or scheme://host:port, as https://verona.example; it may not ask meanwhile";
+                values.void(key, what, fix);
+            }
+            None => others += 1,
+        }
+    }
+    if others > NAMED_MAX {
+        values.void(key, format!("{} more are no origins", others - NAMED_MAX), "write them as the others");
+    }
+    if origins.len() > ORIGINS_MAX {
+        let what = format!("{} origins are more than {ORIGINS_MAX}", origins.len());
+        values.void(key, what, "write fewer, with `*.` for a label; those beyond may not ask meanwhile");
+        origins.truncate(ORIGINS_MAX);
+    }
+    Origins::Some(origins.into())
 }
 
 fn names(text: &str, is_name: impl Fn(&[u8]) -> bool) -> Result<HeaderValue, (String, String)> {

@@ -3,7 +3,7 @@
 //! default counts. What isn't honoured fails safe: one that restricts access takes its Ingress's routes out of
 //! service (503), any other is named in a Problem, and none is passed over in silence.
 
-mod access;
+pub(super) mod access;
 mod affinity;
 mod backend_tls;
 mod backends;
@@ -118,6 +118,13 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
+    /// Whether somebody is kept out.
+    pub(super) fn restricts(&self) -> bool {
+        let keeps_out =
+            |filter: &Filter| matches!(filter, Filter::Limits(_) | Filter::SourceRange(_) | Filter::BasicAuth(_));
+        self.closed || self.clients != ClientsAsked::Nothing || self.filters.iter().any(keeps_out)
+    }
+
     /// All of a rule's requests go to this backend, or its other form.
     pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
         let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
@@ -140,6 +147,7 @@ pub(super) struct Read {
 /// Ingress's rules if they would be open without it.
 pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings) -> Read {
     let mut values = Values::new(ingress, resources);
+    values.written_twice();
     let backend_tls = backend_tls::read(&mut values);
     let asked = backends::read(&mut values, backend_tls.as_deref());
     let mut behaviour = Behaviour {
@@ -161,11 +169,12 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     filters.extend(redirects::read(&mut values));
     filters.extend(cors::read(&mut values));
     filters.extend(limits::read(&mut values, settings));
-    filters.extend(access::read(&mut values));
+    filters.extend(access::read(&mut values, settings));
     filters.extend(basic_auth::read(&mut values));
     filters.extend(backends::upstream_host(&mut values));
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    behaviour.closed = settings.closes();
     let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
         // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
@@ -310,6 +319,20 @@ impl<'a> Values<'a> {
     fn text(&self, row: &Annotation) -> Option<(&'a str, &'a str)> {
         let named = |name: &str| name == row.name || row.aliases.contains(&name);
         self.ingress.annotations.iter().find(|(name, _)| named(name)).map(|(name, value)| (&**name, value.trim()))
+    }
+
+    /// Says of keys that are there under two names that only one of the values could count.
+    fn written_twice(&mut self) {
+        for row in ANNOTATIONS.iter().flat_map(|(_, rows)| *rows).filter(|row| !row.aliases.is_empty()) {
+            let Some((first, value)) = self.text(row) else { continue };
+            let named = |name: &str| name != first && (name == row.name || row.aliases.contains(&name));
+            let others = self.ingress.annotations.iter().filter(|(name, other)| named(name) && other.trim() != value);
+            for (name, _) in others {
+                let what = format!("`{PREFIX}{first}` is another name of it, and has another value");
+                let fix = format!("write all of it under `{PREFIX}{}`", row.name);
+                self.faults.push(Fault { name, what, fix, nature: Nature::Void });
+            }
+        }
     }
 
     /// The value of a key, parsed. What can't be, is a fault that says what to write, and counts as not there.

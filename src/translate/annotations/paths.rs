@@ -21,6 +21,8 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 #[derive(Debug, Default)]
 pub(in crate::translate) struct Paths {
     pub(in crate::translate) use_regex: bool,
+    /// There is a target that can't be read: paths are as they were meant, and go to the endpoint as they come.
+    unread_target: bool,
     rewriting: Option<Rewriting>,
 }
 
@@ -34,7 +36,7 @@ struct Rewriting {
 impl Paths {
     /// Whether a path, as it is written, is a regular expression.
     pub(in crate::translate) fn is_regex(&self, path: &str) -> bool {
-        self.use_regex || self.rewriting_of(path).is_some()
+        self.use_regex || self.unread_target || self.rewriting_of(path).is_some()
     }
 
     /// What is done with requests for a path.
@@ -63,11 +65,12 @@ pub(super) fn read(values: &mut Values) -> Paths {
     let [_, _, prefix, _] = ANNOTATIONS else { return Paths::default() };
     let Some((text, target)) = target else {
         values.without_effect(std::slice::from_ref(prefix), "rewrite-target");
-        return Paths { use_regex, rewriting: None };
+        let unread_target = super::find("rewrite-target").is_some_and(|row| values.text(row).is_some());
+        return Paths { use_regex, unread_target, rewriting: None };
     };
     let fix = "write a path, as /shop, with $1 to $9 for what the path's groups find";
     let prefix = values.get("x-forwarded-prefix", fix, |text| is_template(text).then(|| Captures::parse(text))?);
-    Paths { use_regex, rewriting: Some(Rewriting { text: text.into(), target, prefix }) }
+    Paths { use_regex, unread_target: false, rewriting: Some(Rewriting { text: text.into(), target, prefix }) }
 }
 
 fn target(text: &str) -> Result<Captures, (String, String)> {
@@ -127,7 +130,7 @@ mod tests {
     fn a_target_that_is_the_path_itself_changes_nothing() {
         let template = |text| Captures::parse(text).unwrap();
         let rewriting = Rewriting { text: "/a".into(), target: template("/a"), prefix: Some(template("/$3")) };
-        let paths = Paths { use_regex: false, rewriting: Some(rewriting) };
+        let paths = Paths { use_regex: false, unread_target: false, rewriting: Some(rewriting) };
         assert!(!paths.is_regex("/a") && paths.is_regex("/b"));
         let pattern = |text| Arc::new(PathPattern::new(text).unwrap());
         assert!(paths.rewrite(&pattern("/a")).is_none() && paths.rewrite(&pattern("/b")).is_some());
