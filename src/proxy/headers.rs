@@ -2,7 +2,7 @@
 //! dropped, and what the endpoint should know of the client is added, in this order, so that no `Connection`
 //! field can take away what we add (RFC 9110, 7.6.1).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -159,6 +159,13 @@ pub fn clean_request(
     if seen.has(Seen::FORWARDING) && !trusted {
         let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
         remove_named(headers, forged);
+    }
+    // Else the proxy would be taken for its client, and pass where the proxy passes.
+    if seen.has(Seen::FORWARDING)
+        && trusted
+        && forwarded_for(headers).next().is_some_and(|last| forwarded_address(last).is_none())
+    {
+        return Err(Error::Malformed("the last part of X-Forwarded-For is no address"));
     }
     Ok(upgrade)
 }
@@ -324,18 +331,36 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, keep: 
     }
 }
 
-/// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2).
+/// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2). There is one at the
+/// right end: [`clean_request`] has seen to it.
 fn read_forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let values: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut client = peer;
-    for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
-        client = address.to_canonical();
+    for part in forwarded_for(headers) {
+        let Some(address) = forwarded_address(part) else { break };
+        client = address;
         if !is_trusted(client, trusted) {
             break;
         }
     }
     client
+}
+
+/// The parts of all lines, from the right. Each is read by itself: what a client writes may be any bytes, and must not
+/// hide what proxies have put behind it.
+fn forwarded_for(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(&X_FORWARDED_FOR).into_iter().rev();
+    lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+}
+
+/// An address, in brackets or not, with a port or without.
+fn forwarded_address(part: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(part.trim_ascii()).ok()?;
+    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().ok()?.into(),
+        None => text.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip())).ok()?,
+    };
+    Some(address.to_canonical())
 }
 
 fn extend_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
@@ -510,6 +535,16 @@ mod tests {
             ("10.0.0.1", true, "1.1.1.1, 2.2.2.2, 10.0.0.9", "2.2.2.2", "1.1.1.1, 2.2.2.2, 10.0.0.9, 10.0.0.1"),
             ("10.0.0.1", true, "10.0.0.7", "10.0.0.7", "10.0.0.7, 10.0.0.1"),
             ("10.0.0.1", true, "bad, 10.0.0.7", "10.0.0.7", "bad, 10.0.0.7, 10.0.0.1"),
+            (
+                "10.0.0.1",
+                true,
+                "6.6.6.6, 2.2.2.2:4711, 10.0.0.9:1",
+                "2.2.2.2",
+                "6.6.6.6, 2.2.2.2:4711, 10.0.0.9:1, 10.0.0.1",
+            ),
+            ("10.0.0.1", true, "é, 2.2.2.2", "2.2.2.2", "é, 2.2.2.2, 10.0.0.1"),
+            ("10.0.0.1", true, "[2001:db8::2]:80, [fd00::1]", "2001:db8::2", "[2001:db8::2]:80, [fd00::1], 10.0.0.1"),
+            ("10.0.0.1", true, "::ffff:2.2.2.2", "2.2.2.2", "::ffff:2.2.2.2, 10.0.0.1"),
             ("3.3.3.3", false, "1.1.1.1", "3.3.3.3", "3.3.3.3"),
         ];
         for (address, is_trusted, before, client, after) in table {
@@ -522,6 +557,19 @@ mod tests {
             assert_eq!(headers[X_REAL_IP], client);
             assert_eq!(headers[X_FORWARDED_PROTO], if is_trusted { "https" } else { "http" });
             assert_eq!(headers[X_FORWARDED_HOST], "a.example");
+        }
+    }
+
+    #[test]
+    fn who_is_behind_a_trusted_proxy_can_be_read_or_the_request_is_refused() {
+        let asked = |lines: &[&str], trusted| {
+            let mut headers = map(&lines.iter().map(|line| ("x-forwarded-for", *line)).collect::<Vec<_>>());
+            clean_request(&mut headers, Version::HTTP_11, LIMITS, trusted)
+        };
+        for last in ["", "unknown", "é", "2.2.2.2, ", "2.2.2.2:99999", "2.2.2.2:", "[2.2.2.2]", "[::1", "fe80::1:x"] {
+            assert!(matches!(asked(&["1.1.1.1", last], true), Err(Error::Malformed(_))), "{last}");
+            assert_eq!(asked(&["1.1.1.1", last], false), Ok(None), "{last}");
+            assert_eq!(asked(&[last, "1.1.1.1"], true), Ok(None), "{last}");
         }
     }
 
