@@ -16,6 +16,11 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What endpoints are told of the client's certificate.
+pub const CLIENT_VERIFY: HeaderName = HeaderName::from_static("ssl-client-verify");
+pub const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("ssl-client-subject-dn");
+pub const CLIENT_ISSUER: HeaderName = HeaderName::from_static("ssl-client-issuer-dn");
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("ssl-client-cert");
 pub const X_GENERATION: HeaderName = HeaderName::from_static("x-portunus-generation");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -47,6 +52,7 @@ impl Seen {
     const REQUEST_ID: Self = Self(1 << 11);
     const UNDERSCORE: Self = Self(1 << 12);
     const COOKIE: Self = Self(1 << 13);
+    const CLIENT_CERTIFICATE: Self = Self(1 << 14);
     const HOP_BY_HOP: Self = Self(0b111_1111);
 
     fn of(name: &str) -> Self {
@@ -64,6 +70,9 @@ impl Seen {
             "forwarded" | "x-real-ip" => Self::FORWARDING,
             "x-request-id" => Self::REQUEST_ID,
             "cookie" => Self::COOKIE,
+            "ssl-client-verify" | "ssl-client-subject-dn" | "ssl-client-issuer-dn" | "ssl-client-cert" => {
+                Self::CLIENT_CERTIFICATE
+            }
             name if name.starts_with("x-forwarded-") => Self::FORWARDING,
             name if name.contains('_') => Self::UNDERSCORE,
             _ => Self::default(),
@@ -160,6 +169,12 @@ pub fn clean_request(
         let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
         remove_named(headers, forged);
     }
+    if seen.has(Seen::CLIENT_CERTIFICATE) && !trusted {
+        // Also where nobody's certificate is asked for: the endpoint may be behind another host, too.
+        for name in [CLIENT_VERIFY, CLIENT_SUBJECT, CLIENT_ISSUER, CLIENT_CERTIFICATE] {
+            headers.remove(name);
+        }
+    }
     // Else the proxy would be taken for its client, and pass where the proxy passes.
     if seen.has(Seen::FORWARDING)
         && trusted
@@ -233,8 +248,9 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if seen.has(Seen::CONNECTION) {
+        let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
         let kept = |name: &HeaderName| {
-            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(Seen::FORWARDING)
+            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told)
         };
         let named: Vec<HeaderName> = connection_tokens(headers)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
@@ -476,6 +492,18 @@ mod tests {
             ("accept", "*/*"),
         ];
         assert_eq!(clean(&fields).1, ["accept: */*"]);
+        let fields = [
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-subject-dn", "CN=root"),
+            ("ssl-client-issuer-dn", "CN=root"),
+            ("ssl-client-cert", "x"),
+            ("connection", "ssl-client-verify"),
+        ];
+        assert_eq!(clean(&fields).1, [""; 0]);
+        let mut headers = map(&fields);
+        clean_request(&mut headers, Version::HTTP_11, LIMITS, true).unwrap();
+        assert_eq!(headers.len(), 5, "a trusted proxy may have asked for the certificate");
     }
 
     #[test]
