@@ -130,6 +130,11 @@ impl Login {
         [&self.user, hash, &self.password]
     }
 
+    /// A number for whose users it is about, while one of their logins is there.
+    pub fn audience(&self) -> usize {
+        Arc::as_ptr(&self.auth).addr()
+    }
+
     pub fn refusal(&self) -> Answer {
         self.auth.refusal()
     }
