@@ -350,6 +350,10 @@ fn who_has_no_good_certificate_is_sent_to_the_error_page() {
     let optional = [ASKED, ("auth-tls-verify-client", "optional"), keys[1]];
     portunus.after(|| folder.write("ingress.yaml", ingress("a", HOST, &optional)));
     assert_eq!(status(&portunus, &Client::new()), 403, "nobody is not juliet");
+    let anybodys = [ASKED, ("auth-tls-verify-client", "optional_no_ca"), keys[1]];
+    portunus.after(|| folder.write("ingress.yaml", ingress("a", HOST, &anybodys)));
+    assert_eq!(status(&portunus, &Client::new().showing(&other.client("juliet"))), 403, "anybody may say juliet");
+    assert_eq!(status(&portunus, &Client::new().showing(&authority.client("juliet"))), 200);
 }
 
 #[test]
