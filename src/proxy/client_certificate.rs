@@ -114,7 +114,9 @@ impl Presented {
 
     fn verdict(&self, verifier: &Arc<ClientVerifier>, now: SystemTime) -> Rc<Verdict> {
         let holds = |found: &&Found| {
-            Arc::ptr_eq(&found.settings, &verifier.settings) && found.until.is_none_or(|until| now < until)
+            // Hosts that ask for the same share a connection, and each has settings of its own.
+            (Arc::ptr_eq(&found.settings, &verifier.settings) || found.settings == verifier.settings)
+                && found.until.is_none_or(|until| now < until)
         };
         if let Some(found) = self.found.borrow().as_ref().filter(holds) {
             return found.verdict.clone();
@@ -141,6 +143,9 @@ impl Verdict {
             Err(rejected) => (Outcome::Failed(rejected), format!("FAILED:{}", rejected.reason)),
         };
         let Names { subject, issuer } = Names::of(leaf);
+        // What nobody vouches for is anybody's to write.
+        let verified_as = |pattern: &Pattern| matches!(outcome, Outcome::Success) && names(pattern, &subject);
+        let is_named = verifier.settings.subject.as_ref().is_none_or(verified_as);
         let certificate = verifier.settings.pass_certificate.then(|| escaped(leaf)).unwrap_or_default();
         let fields = [
             (CLIENT_VERIFY, verified),
@@ -148,9 +153,6 @@ impl Verdict {
             (CLIENT_ISSUER, issuer),
             (CLIENT_CERTIFICATE, certificate),
         ];
-        // What nobody vouches for is anybody's to write.
-        let verified_as = |pattern: &Pattern| matches!(outcome, Outcome::Success) && names(pattern, &subject);
-        let is_named = verifier.settings.subject.as_ref().is_none_or(verified_as);
         // What there is nothing to say of isn't said, as nginx has it.
         let said = fields.into_iter().filter(|(_, text)| !text.is_empty());
         let fields = said.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect();
@@ -158,8 +160,6 @@ impl Verdict {
     }
 }
 
-/// PEM in a field's value, as nginx's `$ssl_client_escaped_cert`.
-fn escaped(certificate: &CertificateDer<'_>) -> String {
 /// Whether a part of a subject, as RFC 2253 writes it, begins with what matches. What stands in the middle of a part
 /// may be of its owner's choice: `CN=mallory,O=CN=juliet`.
 fn names(pattern: &Pattern, subject: &str) -> bool {
@@ -187,6 +187,8 @@ fn parts(subject: &str) -> impl Iterator<Item = usize> {
     std::iter::once(0).chain(ends.map(|(at, _)| at + 1))
 }
 
+/// PEM in a field's value, as nginx's `$ssl_client_escaped_cert`.
+fn escaped(certificate: &CertificateDer<'_>) -> String {
     let pem = Pem::new("CERTIFICATE", certificate.to_vec());
     let text = pem::encode_config(&pem, EncodeConfig::new().set_line_ending(LineEnding::LF));
     utf8_percent_encode(&text, ESCAPED).to_string()
@@ -203,8 +205,6 @@ mod tests {
         assert!(text.ends_with("%3D%0A-----END%20CERTIFICATE-----%0A"), "{text}");
     }
 
-    #[test]
-    fn whose_requests_pass() {
     #[test]
     fn who_is_named_is_a_part_of_the_subject() {
         let table = [
@@ -231,6 +231,8 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whose_requests_pass() {
         let failed = |unknown| Outcome::Failed(Rejected { reason: "", unknown });
         let table = [
             (VerifyClient::On, [false, false, false, true]),

@@ -289,7 +289,7 @@ fn endpoints_are_told_of_the_certificate_and_nothing_that_the_client_says_of_it(
     assert_eq!(told()[3], "");
     assert_eq!(to(&Client::new(), "b.test"), 200);
     assert_eq!(told(), ["NONE", "", "", ""]);
-    // Elsewhere these are fields like any other.
+    // Nor where no certificate is asked for, and not behind the body either.
     assert_eq!(to(&client, "plain.test"), 200);
     assert_eq!(told(), ["", "", "", ""]);
     let (mut connection, _) = client.connect(portunus.https, "plain.test");
