@@ -17,11 +17,11 @@ use crate::model::{Failure, Retry};
 use crate::upstream::{ConnectError, Endpoint, Pools, SlotId, Upstream};
 
 /// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
-const STALE_MAX: usize = 3;
+const STALE_MAX: u8 = 3;
 
 /// Most endpoints that one request waits for in vain to connect, unless its rule counts tries; refusals are cheap,
 /// and not counted.
-const CONNECT_TIMEOUTS_MAX: usize = 3;
+const CONNECT_TIMEOUTS_MAX: u8 = 3;
 
 /// What is known of a connection once a request has it.
 #[derive(Clone, Copy)]
@@ -40,13 +40,13 @@ pub struct Attempts {
     /// Endpoints that took the request, and whose answer was none, or not wanted.
     asked: Vec<SlotId>,
     /// Kept-alive connections that were gone.
-    stale: usize,
+    stale: u8,
     /// Endpoints that did not answer within the time to connect.
-    timeouts: usize,
+    timeouts: u8,
     /// Endpoints that failed, as a rule counts them.
-    tries: usize,
+    tries: u32,
     /// How many there are.
-    endpoints: usize,
+    endpoints: u32,
     /// When the first try began, in ticks.
     begun: u64,
     /// The request, in case that it may be sent once more.
@@ -81,7 +81,7 @@ impl Attempts {
             ConnectError::Gone | ConnectError::Tcp(_) | ConnectError::Tls(_) | ConnectError::Http(_) => Failure::Error,
         };
         self.failure = if failure == Failure::Timeout { Error::ConnectTimeout } else { Error::ConnectFailed };
-        self.timeouts += usize::from(failure == Failure::Timeout);
+        self.timeouts = self.timeouts.saturating_add((failure == Failure::Timeout).into());
         if matches!(error, ConnectError::Gone) {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Attempts {
         self.failure = Error::UpstreamFailed;
         // A kept-alive connection that was closed meanwhile says nothing of its endpoint.
         if carrier.reused {
-            self.stale += 1;
+            self.stale = self.stale.saturating_add(1);
             return Ok(());
         }
         self.unreached.push(carrier.endpoint);
@@ -168,7 +168,7 @@ impl Attempts {
         self.tries += 1;
         let max = match retry.tries {
             0 => self.endpoints,
-            tries => usize::try_from(tries).unwrap_or(usize::MAX),
+            tries => tries,
         };
         let since = exchange.connection.worker.clock.now() - self.begun;
         let in_time = retry.timeout_seconds.is_none_or(|seconds| since < ticks(Duration::from_secs(seconds.into())));
@@ -198,7 +198,7 @@ impl Attempts {
 
     /// The next endpoint: that of the session, or any. Those that were asked come last.
     pub fn pick<'u>(&mut self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
-        self.endpoints = upstream.endpoints.len();
+        self.endpoints = u32::try_from(upstream.endpoints.len()).unwrap_or(u32::MAX);
         let Some(session) = &self.session else { return self.balance(upstream, pools) };
         let own = session.endpoint(upstream).filter(|endpoint| !self.passed(endpoint.slot.id()));
         let endpoint = own.or_else(|| self.balance(upstream, pools))?;

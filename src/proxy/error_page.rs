@@ -100,8 +100,8 @@ pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<Re
     }
     // Who had to be somebody was asked before.
     let (upstream_host, key, upgrade, session, login) = (None, None, None, None, None);
-    let mut plan = Plan { backend, protocol, host, upstream_host, key, upgrade, session, login };
-    match forward(table, &mut plan, &mut request, exchange).await {
+    let plan = Plan { backend, protocol, host, upstream_host, key, upgrade, session, login };
+    match forward(table, plan, &mut request, exchange).await {
         Ok(mut response) => {
             let fields = response.headers_mut();
             if let Some(challenge) = challenge {

@@ -26,7 +26,7 @@ pub struct Applied {
 #[derive(Default)]
 pub(super) struct Outcome {
     /// The `Host` that the endpoint gets instead of the client's.
-    pub(super) upstream_host: Option<HeaderValue>,
+    pub(super) upstream_host: Option<Box<HeaderValue>>,
     /// What balances the request instead of the client's address.
     pub(super) key: Option<u64>,
     /// Who has to be somebody first.
@@ -77,7 +77,7 @@ pub(super) fn apply(
     if let Some(path) = rewritten {
         replace_path(head, &path)?;
     }
-    Ok(Outcome { upstream_host, key, login })
+    Ok(Outcome { upstream_host: upstream_host.map(Box::new), key, login })
 }
 
 /// Puts a path that a filter made into the target. What a pattern found can have another meaning in its new place: a

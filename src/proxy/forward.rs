@@ -35,11 +35,11 @@ pub struct Plan {
     pub protocol: Protocol,
     /// The host that the client asked for, and `Host` for the endpoint, if that is another.
     pub host: HeaderValue,
-    pub upstream_host: Option<HeaderValue>,
+    pub upstream_host: Option<Box<HeaderValue>>,
     /// What balances the request; the client's address without it.
     pub key: Option<u64>,
     /// The protocol that the connection is to be upgraded to.
-    pub upgrade: Option<HeaderValue>,
+    pub upgrade: Option<Box<HeaderValue>>,
     /// Only if the route has affinity.
     pub session: Option<Box<Session>>,
     /// Who has to be somebody first.
@@ -53,69 +53,64 @@ struct Reached {
     carrier: Carrier,
 }
 
-pub async fn forward(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and hyper moves them every time")]
+pub fn forward(
     table: Held,
-    plan: &mut Plan,
+    mut plan: Plan,
     request: &mut Outgoing,
     mut exchange: Exchange,
-) -> Result<Response<ResponseBody>, Failed> {
-    let connection = exchange.connection.clone();
-    let worker = &connection.worker;
-    let client = request.as_mut().map_or(0, |request| prepare(request, plan, &mut exchange));
-    let timer = worker.clock.timer();
-    let mut attempts = Attempts::new(client, plan.session.take(), request, worker);
-    let upgrade = plan.upgrade.as_ref().filter(|_| plan.protocol != Protocol::H2c);
-    let mut table = Some(table);
-    loop {
-        // A request that comes back goes by the table of then.
-        let now = table.take().unwrap_or_else(|| worker.table());
-        let reached = match reach(now, plan.backend, upgrade.is_some(), &mut attempts, &mut exchange).await {
-            Ok(reached) => reached,
-            Err(error) => return fail(error, exchange).await,
-        };
-        let Reached { acquired, wants_latency, carrier } = reached;
-        let sent = (wants_latency || exchange.record.is_some()).then(Instant::now);
-        match send(acquired, request, &timer, &exchange).await {
-            Ok(mut answer) => {
-                let latency = sent.map(|sent| sent.elapsed());
-                if let Some(latency) = latency.filter(|_| wants_latency) {
-                    worker.pools.observe(carrier.endpoint, latency);
-                }
-                if let Some(record) = &mut exchange.record {
-                    record.upstream_head = latency;
-                }
-                if exchange.forwarding.is_some() {
-                    let status = answer.response.status();
-                    if attempts.passes_over(status, carrier, request, &mut exchange) {
-                        discard(answer, &mut exchange);
-                        continue;
+) -> impl Future<Output = Result<Response<ResponseBody>, Failed>> {
+    async move {
+        let connection = exchange.connection.clone();
+        let worker = &connection.worker;
+        let client = request.as_mut().map_or(0, |request| prepare(request, &plan, &mut exchange));
+        let timer = worker.clock.timer();
+        let mut attempts = Attempts::new(client, plan.session.take(), request, worker);
+        let upgrade = plan.upgrade.as_deref().filter(|_| plan.protocol != Protocol::H2c);
+        let mut table = Some(table);
+        loop {
+            // A request that comes back goes by the table of then.
+            let now = table.take().unwrap_or_else(|| worker.table());
+            let reached = match reach(now, plan.backend, upgrade.is_some(), &mut attempts, &mut exchange).await {
+                Ok(reached) => reached,
+                Err(error) => return Err((error, exchange)),
+            };
+            let Reached { acquired, wants_latency, carrier } = reached;
+            let sent = (wants_latency || exchange.record.is_some()).then(Instant::now);
+            match send(acquired, request, &timer, &exchange).await {
+                Ok(mut answer) => {
+                    let latency = sent.map(|sent| sent.elapsed());
+                    if let Some(latency) = latency.filter(|_| wants_latency) {
+                        worker.pools.observe(carrier.endpoint, latency);
                     }
-                    if error_page::replaces(&mut answer.response, &mut exchange) {
-                        discard(answer, &mut exchange);
-                        return fail(Error::Answered(status), exchange).await;
+                    if let Some(record) = &mut exchange.record {
+                        record.upstream_head = latency;
                     }
+                    if exchange.forwarding.is_some() {
+                        let status = answer.response.status();
+                        if attempts.passes_over(status, carrier, request, &mut exchange) {
+                            discard(answer, &mut exchange);
+                            continue;
+                        }
+                        if error_page::replaces(&mut answer.response, &mut exchange) {
+                            discard(answer, &mut exchange);
+                            return Err((Error::Answered(status), exchange));
+                        }
+                    }
+                    let cookie = attempts.end(worker).and_then(|session| session.set_cookie(connection.secure));
+                    let mut response = answered(answer, upgrade, timer, exchange)?;
+                    if let Some(cookie) = cookie {
+                        response.headers_mut().append(header::SET_COOKIE, cookie);
+                    }
+                    return Ok(response);
                 }
-                let cookie = attempts.end(worker).and_then(|session| session.set_cookie(connection.secure));
-                let mut response = answered(answer, upgrade, timer, exchange)?;
-                if let Some(cookie) = cookie {
-                    response.headers_mut().append(header::SET_COOKIE, cookie);
-                }
-                return Ok(response);
-            }
-            Err(failed) => {
-                if let Err(error) = attempts.again(&failed, carrier, request, &mut exchange) {
-                    return fail(error, exchange).await;
+                Err(failed) => {
+                    if let Err(error) = attempts.again(&failed, carrier, request, &mut exchange) {
+                        return Err((error, exchange));
+                    }
                 }
             }
         }
-    }
-}
-
-/// The error, or the page that the rule has for it.
-pub async fn fail(error: Error, exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
-    match exchange.page {
-        Some(_) => Box::pin(error_page::instead(error, exchange)).await,
-        None => Err((error, exchange)),
     }
 }
 
@@ -214,11 +209,11 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
         record.request_id = Some(id);
         record.client = client;
     }
-    fields.insert(header::HOST, plan.upstream_host.as_ref().unwrap_or(&plan.host).clone());
+    fields.insert(header::HOST, plan.upstream_host.as_deref().unwrap_or(&plan.host).clone());
     if let Some(protocol) = &plan.upgrade
         && !multiplexed
     {
-        headers::ask_upgrade(fields, protocol.clone());
+        headers::ask_upgrade(fields, (**protocol).clone());
     }
     if fields.contains_key(header::TE) && plan.upgrade.is_none() {
         // Over HTTP/1.1 it concerns this connection only (RFC 9110, 10.1.4).

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
-use super::forward::{Failed, Plan, fail, forward};
+use super::forward::{Failed, Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
 use super::session::Session;
@@ -49,6 +49,15 @@ pub(super) enum Refusal {
     Error(Error),
     /// A filter has answered it.
     Answer(Box<Answer>),
+}
+
+impl Refusal {
+    fn answer(self, wants_body: bool, exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
+        match self {
+            Self::Error(error) => Err((error, exchange)),
+            Self::Answer(answer) => respond(*answer, wants_body, exchange),
+        }
+    }
 }
 
 impl From<Error> for Refusal {
@@ -89,29 +98,32 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // Taken along for the answer: a request that waits holds no table.
     let mut applied = None;
-    let mut decided = if worker.in_flight.get() > worker.settings.in_flight_max {
+    let decided = if worker.in_flight.get() > worker.settings.in_flight_max {
         Err(Error::Overloaded.into())
     } else {
         decide(&table, &facts, &mut head, &mut exchange, &mut applied)
     };
-    let answered = match decided {
-        Ok(ref mut plan) => match accept_body(body, &mut exchange) {
-            Ok(body) => {
-                let mut request = Some(Request::from_parts(head, body));
-                match Waits::of(plan, request.as_ref(), &exchange) {
-                    None => forward(table, plan, &mut request, exchange).await,
-                    Some(waits) => {
-                        // Nobody waits with a table in hand. In a box, as few requests come here and all would pay
-                        // for its size.
-                        drop(table);
-                        Box::pin(waits.forward(plan, &mut request, wants_body, exchange)).await
-                    }
+    let ready = decided.and_then(|plan| Ok((plan, accept_body(body, &mut exchange)?)));
+    let answered = match ready {
+        Ok((mut plan, body)) => {
+            let mut request = Some(Request::from_parts(head, body));
+            match Waits::of(&mut plan, request.as_ref(), &exchange) {
+                None => forward(table, plan, &mut request, exchange).await,
+                Some(waits) => {
+                    // Nobody waits with a table in hand. In a box, as few requests come here and all would pay for
+                    // its size.
+                    drop(table);
+                    Box::pin(waits.forward(plan, &mut request, wants_body, exchange)).await
                 }
             }
-            Err(error) => fail(error, exchange).await,
+        }
+        Err(refusal) => match refusal.answer(wants_body, exchange) {
+            Err((error, exchange)) if exchange.page.is_some() => {
+                drop((head, table));
+                Box::pin(error_page::instead(error, exchange)).await
+            }
+            answered => answered,
         },
-        Err(Refusal::Error(error)) => fail(error, exchange).await,
-        Err(Refusal::Answer(answer)) => respond(*answer, wants_body, exchange).await,
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -190,7 +202,16 @@ fn decide(
         record.upstream = Some((*upstream.label).into());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
-    Ok(Plan { backend, protocol: upstream.protocol, host, upstream_host, key, upgrade, session, login })
+    Ok(Plan {
+        backend,
+        protocol: upstream.protocol,
+        host,
+        upstream_host,
+        key,
+        upgrade: upgrade.map(Box::new),
+        session,
+        login,
+    })
 }
 
 /// The backend that a request goes to, and its session there. A session stays with the side that it is on; who has
@@ -296,7 +317,7 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
 }
 
 /// A filter's answer, or the error page that the rule has for its status.
-pub(super) async fn respond(
+pub(super) fn respond(
     answer: Answer,
     wants_body: bool,
     mut exchange: Exchange,
@@ -308,7 +329,7 @@ pub(super) async fn respond(
         && forwarding.replaces(status, true)
     {
         page.challenge = headers.into_iter().find(|(name, _)| *name == header::WWW_AUTHENTICATE).map(|field| field.1);
-        return fail(Error::Answered(status), exchange).await;
+        return Err((Error::Answered(status), exchange));
     }
     let mut response = own(status, text, wants_body, exchange);
     for (name, value) in headers {

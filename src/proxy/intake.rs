@@ -8,7 +8,8 @@ use hyper::body::{Body, Incoming};
 
 use super::body::{Exchange, ResponseBody};
 use super::error::{Error, blame};
-use super::forward::{Failed, Plan, fail, forward};
+use super::error_page;
+use super::forward::{Failed, Plan, forward};
 use super::handle::respond;
 use super::send::Outgoing;
 use super::worker::Worker;
@@ -33,6 +34,8 @@ pub struct Waits {
     /// Whether the client is who he says, which takes a while to find out.
     login: Option<Box<Login>>,
     whole_body: bool,
+    /// Not before, but in the end: its rule may have a page for an error.
+    page: bool,
 }
 
 impl Waits {
@@ -41,13 +44,29 @@ impl Waits {
         let logins = &exchange.connection.worker.logins;
         let login = plan.login.take().filter(|login| !logins.knows(login));
         let whole_body = wants_whole(plan, request, exchange);
-        (login.is_some() || whole_body).then_some(Self { login, whole_body })
+        let page = exchange.page.is_some();
+        (login.is_some() || whole_body || page).then_some(Self { login, whole_body, page })
     }
 
-    /// Waits, and forwards by the table of then. Nobody who isn't let in has his body read.
+    /// Waits, and forwards by the table of then.
     pub async fn forward(
         self,
-        plan: &mut Plan,
+        plan: Plan,
+        request: &mut Outgoing,
+        wants_body: bool,
+        exchange: Exchange,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let page = self.page;
+        match self.forwarded(plan, request, wants_body, exchange).await {
+            Err((error, exchange)) if page => error_page::instead(error, exchange).await,
+            answered => answered,
+        }
+    }
+
+    /// Nobody who isn't let in has his body read.
+    async fn forwarded(
+        self,
+        plan: Plan,
         request: &mut Outgoing,
         wants_body: bool,
         exchange: Exchange,
@@ -56,12 +75,12 @@ impl Waits {
         if let Some(login) = self.login
             && let Some(answer) = check(&worker, login).await
         {
-            return respond(answer, wants_body, exchange).await;
+            return respond(answer, wants_body, exchange);
         }
         if self.whole_body
             && let Err(error) = read_whole(request, &exchange).await
         {
-            return fail(error, exchange).await;
+            return Err((error, exchange));
         }
         forward(worker.table(), plan, request, exchange).await
     }

@@ -62,7 +62,9 @@ fn example(rows: &[Annotation]) -> String {
     let mut text = String::new();
     for row in rows {
         if let AnnotationStatus::Supported { example } = row.status {
-            let quotes = example.parse::<i64>().is_ok() || example.parse::<bool>().is_ok();
+            // YAML 1.1, which kubectl reads, takes `on` for a bool.
+            let word = matches!(example, "on" | "off");
+            let quotes = word || example.parse::<i64>().is_ok() || example.parse::<bool>().is_ok();
             let example = if quotes { format!("\"{example}\"") } else { example.to_owned() };
             writeln!(text, "    {ANNOTATION_PREFIX}{}: {example}", row.name).expect("a String");
         }

@@ -126,7 +126,7 @@ fn without_an_endpoint_requests_go_to_the_default_backend_as_they_are() {
     assert_eq!((asked.header("x-code"), asked.header("x-service-name")), (Some("503"), Some("app")));
     assert_eq!(asked.header("x-original-uri"), None);
     // Also without a Service, which is a Problem; and no longer when there is an endpoint.
-    portunus.after(|| folder.remove("app.yaml"));
+    folder.remove("app.yaml");
     portunus.wait_problem(&["there is no Service default/app"]);
     assert_eq!(portunus.get("a.test", "/").text(), "page");
     let app = Backend::named("app");

@@ -62,7 +62,8 @@ fn an_endpoint_that_takes_no_more_of_a_body_is_504() {
         let mut writing = client.wire.stream.try_clone().expect("a copy");
         scope.spawn(move || while std::io::Write::write_all(&mut writing, &piece).is_ok() {});
         assert_eq!(client.response().status, 504);
-        client.wire.stream.shutdown(std::net::Shutdown::Both).expect("shutdown");
+        // The other side may have ended it already.
+        let _ = client.wire.stream.shutdown(std::net::Shutdown::Both);
     });
     over.open();
 }

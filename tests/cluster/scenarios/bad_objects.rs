@@ -50,6 +50,8 @@ fn make_healthy(cluster: &Cluster, authority: &Authority) -> [Namespace; 2] {
         cluster.put(&tls_secret(namespace, "app-tls", &identity.chain_pem, &identity.key_pem));
         let mut ingress = ingress(namespace, "app", CLASS, &[(host, &[("Prefix", "/", "app")])]);
         ingress["spec"]["tls"] = json!([{ "hosts": [host], "secretName": "app-tls" }]);
+        // It answers over http too.
+        ingress["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/ssl-redirect": "false" });
         cluster.put(&ingress);
     }
     namespaces

@@ -147,6 +147,8 @@ fn hosts_of_rules() {
         [("*.foo.com", &wild), ("foo.bar.com", &exact), ("exact.foo.com", &exact)];
     let mut host_rules = ingress(&namespace, "host-rules", "portunus", &rules);
     host_rules["spec"]["tls"] = json!([{ "hosts": ["foo.bar.com"], "secretName": "conformance-tls" }]);
+    // The specification knows no way from http to https.
+    host_rules["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/ssl-redirect": "false" });
     // A port by its name.
     host_rules["spec"]["rules"][1]["http"]["paths"][0]["backend"]["service"]["port"] = json!({ "name": "http" });
     cluster.put(&host_rules);

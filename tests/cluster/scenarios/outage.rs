@@ -208,7 +208,9 @@ fn a_replica_without_the_api_server_is_ready_only_with_a_snapshot_file() {
     let namespace = serve("outage-start");
     let identity = crate::harness::certificates::Authority::new().leaf(&[&host(&namespace, "first")]);
     cluster.put(&manifests::tls_secret(&namespace, "tls", &identity.chain_pem, &identity.key_pem));
-    let tls = json!({ "spec": { "tls": [{ "hosts": [host(&namespace, "first")], "secretName": "tls" }] } });
+    let both = json!({ "nginx.ingress.kubernetes.io/ssl-redirect": "false" });
+    let tls = json!([{ "hosts": [host(&namespace, "first")], "secretName": "tls" }]);
+    let tls = json!({ "metadata": { "annotations": both }, "spec": { "tls": tls } });
     cluster.patch("networking.k8s.io/v1", "Ingress", &namespace, "first", &tls);
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("letters").to_owned();

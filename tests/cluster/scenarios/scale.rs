@@ -64,6 +64,7 @@ fn ingress_of(index: usize, service: usize, secret: bool) -> Value {
         ingress(&namespace(index), &format!("app-{index}"), CLASS, &[(&host, &[("Prefix", "/", &service)])]);
     if secret {
         ingress["spec"]["tls"] = json!([{ "hosts": [host], "secretName": format!("tls-{index}") }]);
+        ingress["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/ssl-redirect": "false" });
     }
     ingress
 }
