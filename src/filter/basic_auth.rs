@@ -97,9 +97,9 @@ fn credentials(field: &HeaderValue) -> Option<Credentials> {
 }
 
 impl Users {
-    /// `None` of none.
+    /// `None` of none. The dearest hash stands in for those that there are not: a cheap one would tell of them.
     pub fn new(all: BTreeMap<Box<[u8]>, Hash>) -> Option<Self> {
-        let stand_in = all.values().next()?.clone();
+        let stand_in = all.values().max_by_key(|hash| hash.nanoseconds())?.clone();
         Some(Self { all, stand_in })
     }
 }
@@ -128,6 +128,11 @@ impl Login {
     pub fn parts(&self) -> [&[u8]; 3] {
         let hash = self.auth.users.all.get(&self.user).map_or(&[][..], Hash::as_bytes);
         [&self.user, hash, &self.password]
+    }
+
+    /// A number for whose users it is about, while one of their logins is there.
+    pub fn audience(&self) -> usize {
+        Arc::as_ptr(&self.auth).addr()
     }
 
     pub fn refusal(&self) -> Answer {
@@ -180,6 +185,26 @@ mod tests {
         }
         for field in [basic("romeo:secret").replace("Basic", "bAsIc"), basic("romeo:secret").replace('=', "")] {
             assert!(login(&field).unwrap().verify(), "{field}");
+        }
+    }
+
+    #[test]
+    fn somebody_unknown_costs_as_much_as_whoever_costs_most() {
+        let hashes = [
+            "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
+            "$2b$12$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW",
+            "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW",
+            "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/",
+            "$5$rounds=1000$abc$Mz4DiYKTnNKbZLo/mIp3d8Y4aQBhv3uhSwxLDy55/Y8",
+            "$5$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.",
+        ];
+        let hash = |at: usize| Hash::parse(hashes[at]).unwrap();
+        let users = |all: &[usize]| {
+            let all = all.iter().map(|at| (at.to_string().into_bytes().into(), hash(*at)));
+            Users::new(all.collect()).unwrap()
+        };
+        for (all, dearest) in [(&[0, 1, 2, 3, 4, 5][..], 1), (&[0, 2, 3, 4, 5], 5), (&[0, 3, 4], 4), (&[0], 0)] {
+            assert!(users(all).stand_in == hash(dearest), "{all:?}");
         }
     }
 

@@ -90,6 +90,8 @@ impl Cors {
             // Else a cache would give one origin what another may read (Fetch, "CORS protocol and HTTP caches").
             headers.append(header::VARY, ORIGIN);
         }
+        headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
         let Some(allowed) = self.allowed(origin) else { return };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         if self.credentials {
@@ -138,6 +140,25 @@ mod tests {
         ];
         for (known, origin, expected) in table {
             assert_eq!(Origin::parse(known).unwrap().matches(origin), expected, "{known} {origin}");
+        }
+    }
+
+    #[test]
+    fn whom_the_endpoint_lets_in_does_not_count() {
+        let some = Origins::Some(Arc::new([Origin::parse("https://a.example").unwrap()]));
+        for (origins, origin, expected) in
+            [(some.clone(), "https://a.example", Some("https://a.example")), (some, "https://b.example", None)]
+        {
+            let cors = Cors { origins, credentials: false, fields: Vec::new() };
+            let mut headers = HeaderMap::new();
+            for value in ["https://b.example", "*"] {
+                headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static(value));
+            }
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+            cors.response(Some(&HeaderValue::from_static(origin)), &mut headers);
+            let said = headers.get_all(header::ACCESS_CONTROL_ALLOW_ORIGIN).iter().collect::<Vec<_>>();
+            assert_eq!(said, expected.into_iter().collect::<Vec<_>>());
+            assert_eq!(headers.get(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), None);
         }
     }
 

@@ -85,14 +85,23 @@ impl Rate {
     /// The bucket after one more request, `elapsed` milliseconds after the last that passed; if it doesn't pass, how
     /// many milliseconds are to go until one does.
     pub fn step(self, bucket: Bucket, elapsed: u64) -> Result<Bucket, u64> {
-        let full = self.burst.saturating_mul(REQUEST_UNITS);
-        let next = (bucket.0.saturating_add(REQUEST_UNITS)).saturating_sub(self.leaked(elapsed));
+        let full = self.full();
+        let next = (self.level(bucket).saturating_add(REQUEST_UNITS)).saturating_sub(self.leaked(elapsed));
         if next > full { Err((next - full).div_ceil(self.per_minute.get())) } else { Ok(Bucket(next)) }
     }
 
     /// Whether nobody can tell the bucket from a new one.
     pub fn is_idle(self, bucket: Bucket, elapsed: u64) -> bool {
-        bucket.0.saturating_add(REQUEST_UNITS) <= self.leaked(elapsed)
+        self.level(bucket).saturating_add(REQUEST_UNITS) <= self.leaked(elapsed)
+    }
+
+    fn full(self) -> u64 {
+        self.burst.saturating_mul(REQUEST_UNITS)
+    }
+
+    /// What was filled under another limit may be more than this one holds, and would take hours to leak.
+    fn level(self, bucket: Bucket) -> u64 {
+        bucket.0.min(self.full())
     }
 
     fn leaked(self, elapsed: u64) -> u64 {
@@ -139,6 +148,16 @@ mod tests {
         assert_eq!(two.step(Bucket(3 * REQUEST_UNITS), 499), Err(1));
         // Without a burst nobody may come earlier than the rate has it.
         assert_eq!(passes(rate(60, 0), &[0, 0, 999, 1000, 1999, 2000]), [true, false, false, true, false, true]);
+    }
+
+    #[test]
+    fn a_bucket_that_was_filled_under_a_higher_limit_is_just_full_under_a_lower_one() {
+        let (before, now) = (rate(6000, 30_000), rate(60, 300));
+        let full = Bucket(30_000 * REQUEST_UNITS);
+        assert!(before.step(full, 10).is_ok());
+        assert_eq!(now.step(full, 0), Err(1000), "the next second, not in eight hours");
+        assert_eq!(now.step(full, 1000), Ok(Bucket(300 * REQUEST_UNITS)));
+        assert!(now.is_idle(full, 301_000));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use sha_crypt::{PasswordVerifier, ShaCrypt};
 
 /// Dearest bcrypt that is computed: each step takes twice as long, and this a second or so.
 const BCRYPT_COST_MAX: u32 = 14;
-/// Most rounds of SHA-crypt, about as dear; 5000 are usual, and fewer than 1000 there are not.
+/// Rounds of SHA-crypt: the most are about as dear, and fewer than these there are not.
 const SHA_ROUNDS: std::ops::RangeInclusive<u32> = 1_000..=500_000;
+const SHA_ROUNDS_USUAL: u64 = 5_000;
 /// Longest password, in bytes, as in libcrypt: some hashes take time in proportion to its square.
 const PASSWORD_BYTES_MAX: usize = 512;
 /// Rounds of MD5 crypt, which its hashes don't say.
@@ -80,6 +81,23 @@ impl Hash {
                 context.update(&salt);
                 verify_slices_are_equal(context.finish().as_ref(), &expected).is_ok()
             }),
+        }
+    }
+
+    /// About how long a check takes, to tell the dear from the cheap.
+    pub(super) fn nanoseconds(&self) -> u64 {
+        match self.kind {
+            Kind::Bcrypt => {
+                let parts: Option<bcrypt::HashParts> = self.text.parse().ok();
+                50_000 << parts.map_or(BCRYPT_COST_MAX, |parts| parts.get_cost())
+            }
+            Kind::Sha => {
+                let rounds =
+                    self.text[3..].strip_prefix("rounds=").and_then(|text| text.split('$').next()?.parse().ok());
+                rounds.unwrap_or(SHA_ROUNDS_USUAL) * 500
+            }
+            Kind::Apr1 | Kind::Md5 => 250_000,
+            Kind::Sha1 => 500,
         }
     }
 

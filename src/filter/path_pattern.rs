@@ -4,15 +4,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use regex_syntax::ast::{self, Ast, LiteralKind};
 use serde::{Serialize, Serializer};
 
-use super::pattern::next_id;
-use super::{InvalidPattern, Pattern};
+use super::InvalidPattern;
+use super::path_program::Program;
 
 /// Longest text, in bytes; reading one takes a hundred times as much memory. nginx takes no longer one either.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -22,19 +23,21 @@ const ESCAPED_IN_PATHS: &[u8] = b" \"<>`";
 /// Paths of a host up to which trying one after the other is cheaper than searching with all at once: 8 that begin
 /// differently take 80 ns and together 110 ns, 64 take 520 ns and 150 ns, and 64 that begin alike 6 µs and 150 ns.
 const ONE_BY_ONE_MAX: usize = 8;
-/// Largest program of a host's patterns together, in bytes: 1,000 usual ones take 6 MiB.
-const SET_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Hosts whose memory for searches a thread keeps.
-const SEARCHERS_MAX: usize = 64;
+/// Largest program of a host's patterns together, in bytes: 1,000 usual ones take 1 MiB.
+const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest lazy automaton of a host's patterns, in bytes, in each thread: 1,000 usual ones take 1.5 MiB, and a
+/// thousand times as long where there is too little.
+const SET_CACHE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Hosts whose memory for searches a thread keeps: 64 MiB at the most.
+const SEARCHERS_MAX: usize = 32;
 
 /// A compiled path.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     text: Box<str>,
     /// What every path begins with that it takes.
     prefix: Box<str>,
     /// Not for what is only a prefix.
-    pattern: Option<Pattern>,
+    program: Option<Program>,
 }
 
 impl PathPattern {
@@ -49,13 +52,13 @@ impl PathPattern {
             return Err(InvalidPattern::Syntax(format!("paths have `{bytes}` in place of `{character}`")));
         }
         let (prefix, whole) = prefix(text);
-        let pattern = if whole { None } else { Some(Pattern::of_bytes(&format!("^{text}"))?) };
-        Ok(Self { text: text.into(), prefix: prefix.into(), pattern })
+        let program = if whole { None } else { Some(Program::new(&format!("^{text}"))?) };
+        Ok(Self { text: text.into(), prefix: prefix.into(), program })
     }
 
     /// One that takes what begins with this text, whatever it is.
     pub fn literal(text: &str) -> Self {
-        Self { text: regex::escape(text).into(), prefix: text.into(), pattern: None }
+        Self { text: regex::escape(text).into(), prefix: text.into(), program: None }
     }
 
     pub fn as_str(&self) -> &str {
@@ -64,25 +67,37 @@ impl PathPattern {
 
     /// How many `$1`, `$2`, … there are.
     pub fn captures(&self) -> usize {
-        self.pattern.as_ref().map_or(0, |pattern| pattern.regex().captures_len() - 1)
+        self.program.as_ref().map_or(0, Program::captures)
     }
 
     pub fn is_match(&self, path: &str) -> bool {
         let begins = path.as_bytes().get(..self.prefix.len());
         begins.is_some_and(|begin| begin.eq_ignore_ascii_case(self.prefix.as_bytes()))
-            && self.pattern.as_ref().is_none_or(|pattern| pattern.search(|regex| regex.is_match(path.as_bytes())))
+            && self.program.as_ref().is_none_or(|program| program.is_match(path))
     }
 
     /// What `$1`, `$2`, … stand for in a path that matches.
     pub(super) fn capture<'p>(&self, path: &'p str) -> impl Fn(usize) -> &'p str + use<'p> {
-        let mut places = self.pattern.as_ref().map(|pattern| pattern.regex().capture_locations());
-        if let (Some(pattern), Some(places)) = (&self.pattern, &mut places) {
-            pattern.search(|regex| regex.captures_read(places, path.as_bytes()).is_some());
-        }
+        let found = self.program.as_ref().map(|program| program.find(path));
         move |number| {
-            let place = places.as_ref().and_then(|places| places.get(number));
-            place.and_then(|(begin, end)| path.get(begin..end)).unwrap_or_default()
+            let place = found.as_ref().and_then(|found| found.get_group(number));
+            place.and_then(|place| path.get(place.range())).unwrap_or_default()
         }
+    }
+}
+
+/// By what is written: it says all.
+impl PartialEq for PathPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for PathPattern {}
+
+impl fmt::Debug for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PathPattern({:?})", self.text)
     }
 }
 
@@ -91,32 +106,44 @@ impl PathPattern {
 pub struct PathPatterns {
     all: Vec<Arc<PathPattern>>,
     /// All of them together, where there are many.
-    set: Option<(RegexSet, u64)>,
+    set: Option<Arc<RegexSet>>,
 }
 
+/// A thread's own copy, and whether there is still somebody else who has the set.
+type Searcher = (Weak<RegexSet>, RegexSet);
+
 thread_local! {
-    /// A thread searches with copies of its own, as for [`Pattern::search`].
-    static SEARCHERS: RefCell<HashMap<u64, RegexSet, RandomState>> = RefCell::default();
+    /// A set keeps the memory that searches need for the next one, and whoever uses it from several threads waits for
+    /// a cache line of another's each time. So a thread searches with copies of its own, by the set's address.
+    static SEARCHERS: RefCell<HashMap<usize, Searcher, RandomState>> = RefCell::default();
+}
+
+/// Lets go of this thread's copies of patterns that no table has any more.
+pub fn sweep_searchers() {
+    SEARCHERS.with_borrow_mut(|searchers| searchers.retain(|_, (set, _)| set.strong_count() > 0));
 }
 
 impl PathPatterns {
     pub fn new(all: Vec<Arc<PathPattern>>) -> Self {
         let texts = || all.iter().map(|pattern| format!("^{}", pattern.text));
         let mut builder = RegexSetBuilder::new((all.len() > ONE_BY_ONE_MAX).then(texts).into_iter().flatten());
-        builder.case_insensitive(true).unicode(false).size_limit(SET_BYTES_MAX);
+        builder.case_insensitive(true).unicode(false).size_limit(SET_BYTES_MAX).dfa_size_limit(SET_CACHE_BYTES_MAX);
         // What is too large together is tried one by one.
-        let set = builder.build().ok().filter(|set| !set.is_empty()).map(|set| (set, next_id()));
+        let set = builder.build().ok().filter(|set| !set.is_empty()).map(Arc::new);
         Self { all, set }
     }
 
     /// The place of the first that takes the path.
     pub fn first(&self, path: &str) -> Option<usize> {
-        let Some((set, id)) = &self.set else { return self.all.iter().position(|pattern| pattern.is_match(path)) };
+        let Some(set) = &self.set else { return self.all.iter().position(|pattern| pattern.is_match(path)) };
+        // No other set has the address while the copy is here.
+        let address = Arc::as_ptr(set).addr();
         SEARCHERS.with_borrow_mut(|searchers| {
-            if searchers.len() >= SEARCHERS_MAX && !searchers.contains_key(id) {
+            if searchers.len() >= SEARCHERS_MAX && !searchers.contains_key(&address) {
                 searchers.clear();
             }
-            searchers.entry(*id).or_insert_with(|| set.clone()).matches(path.as_bytes()).iter().next()
+            let copy = || (Arc::downgrade(set), RegexSet::clone(set));
+            searchers.entry(address).or_insert_with(copy).1.matches(path.as_bytes()).iter().next()
         })
     }
 }
@@ -198,6 +225,30 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_keeps_what_it_searches_with_for_as_long_as_somebody_has_the_patterns() {
+        let host = |number: usize| {
+            let texts = (0..=ONE_BY_ONE_MAX).map(|path| format!("/{number}/{path}$"));
+            PathPatterns::new(texts.map(|text| Arc::new(PathPattern::new(&text).unwrap())).collect())
+        };
+        let held = || SEARCHERS.with_borrow(HashMap::len);
+        let mut hosts: Vec<PathPatterns> = (0..3 * SEARCHERS_MAX).map(host).collect();
+        for (number, host) in hosts.iter().enumerate().chain(hosts.iter().enumerate()) {
+            assert_eq!(host.first(&format!("/{number}/7")), Some(7));
+            assert!(held() <= SEARCHERS_MAX);
+        }
+        let before = held();
+        sweep_searchers();
+        assert_eq!(held(), before, "the tables still have them");
+        hosts.drain(1..);
+        hosts[0].first("/0/1");
+        sweep_searchers();
+        assert_eq!(held(), 1);
+        hosts.clear();
+        sweep_searchers();
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
     fn plain_text_has_no_program_and_the_rest_a_prefix() {
         let table = [
             ("/foo", "/foo", true),
@@ -210,7 +261,7 @@ mod tests {
         ];
         for (text, expected, whole) in table {
             let pattern = PathPattern::new(text).unwrap();
-            assert_eq!((&*pattern.prefix, pattern.pattern.is_none()), (expected, whole), "{text}");
+            assert_eq!((&*pattern.prefix, pattern.program.is_none()), (expected, whole), "{text}");
         }
     }
 

@@ -1,29 +1,20 @@
 //! Regular expressions that users write. They take linear time and bounded memory (the `regex` crate), and are
 //! compared by what is written.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::fast::RandomState;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Serialize, Serializer};
 
-/// Largest compiled program, in bytes: enough for any path that was meant, and little beside a table.
+/// Largest compiled program, in bytes: enough for whatever was meant, and little beside a table.
 const PROGRAM_BYTES_MAX: usize = 256 * 1024;
-/// Largest lazy automaton that a search may build, in bytes, in each thread.
+/// Largest lazy automaton that a search may build, in bytes.
 const CACHE_BYTES_MAX: usize = 256 * 1024;
-
-/// Patterns whose memory for searches a thread keeps.
-const SEARCHERS_MAX: usize = 1024;
 
 /// A compiled regular expression.
 #[derive(Clone)]
 pub struct Pattern {
     regex: Regex,
-    /// Tells it from all others of the process.
-    id: u64,
     ignores_case: bool,
 }
 
@@ -37,47 +28,32 @@ pub enum InvalidPattern {
     Syntax(String),
 }
 
-/// A number that nothing else of the process has.
-pub(super) fn next_id() -> u64 {
-    static IDS: AtomicU64 = AtomicU64::new(0);
-    IDS.fetch_add(1, Ordering::Relaxed)
-}
-
-thread_local! {
-    static SEARCHERS: RefCell<HashMap<u64, Regex, RandomState>> = RefCell::default();
+impl InvalidPattern {
+    /// The last line of an error says what; those before it show where.
+    pub(super) fn syntax(error: &impl fmt::Display) -> Self {
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default();
+        Self::Syntax(last.trim_start_matches("error: ").to_owned())
+    }
 }
 
 impl Pattern {
     pub fn new(text: &str) -> Result<Self, InvalidPattern> {
-        Self::build(text, false, true)
+        Self::build(text, false)
     }
 
     /// One to which `a` and `A` are the same.
     pub fn ignoring_case(text: &str) -> Result<Self, InvalidPattern> {
-        Self::build(text, true, true)
+        Self::build(text, true)
     }
 
-    /// The same for ASCII alone, which takes a fraction of the memory.
-    pub(super) fn of_bytes(text: &str) -> Result<Self, InvalidPattern> {
-        Self::build(text, true, false)
-    }
-
-    fn build(text: &str, ignores_case: bool, unicode: bool) -> Result<Self, InvalidPattern> {
+    fn build(text: &str, ignores_case: bool) -> Result<Self, InvalidPattern> {
         let mut builder = RegexBuilder::new(text);
-        builder
-            .case_insensitive(ignores_case)
-            .unicode(unicode)
-            .size_limit(PROGRAM_BYTES_MAX)
-            .dfa_size_limit(CACHE_BYTES_MAX);
+        builder.case_insensitive(ignores_case).size_limit(PROGRAM_BYTES_MAX).dfa_size_limit(CACHE_BYTES_MAX);
         match builder.build() {
-            Ok(regex) => Ok(Self { regex, id: next_id(), ignores_case }),
+            Ok(regex) => Ok(Self { regex, ignores_case }),
             Err(regex::Error::CompiledTooBig(_)) => Err(InvalidPattern::TooLarge),
-            Err(error) => {
-                // The last line says what; those before it show where.
-                let text = error.to_string();
-                let last = text.lines().last().unwrap_or_default();
-                Err(InvalidPattern::Syntax(last.trim_start_matches("error: ").to_owned()))
-            }
+            Err(error) => Err(InvalidPattern::syntax(&error)),
         }
     }
 
@@ -88,18 +64,6 @@ impl Pattern {
 
     pub fn regex(&self) -> &Regex {
         &self.regex
-    }
-
-    /// Searches with a copy that is this thread's own. A `Regex` keeps the memory that searches need for the next one,
-    /// and whoever uses it from several threads waits for a cache line of another's each time. There is only so much
-    /// of it in a thread, however many patterns there are.
-    pub fn search<T>(&self, search: impl FnOnce(&Regex) -> T) -> T {
-        SEARCHERS.with_borrow_mut(|searchers| {
-            if searchers.len() >= SEARCHERS_MAX && !searchers.contains_key(&self.id) {
-                searchers.clear();
-            }
-            search(searchers.entry(self.id).or_insert_with(|| self.regex.clone()))
-        })
     }
 }
 
@@ -135,15 +99,5 @@ mod tests {
             assert!(!why.is_empty() && !why.contains('\n'), "{why}");
         }
         assert!(Pattern::new("^/a$").unwrap() != Pattern::ignoring_case("^/a$").unwrap());
-    }
-
-    #[test]
-    fn a_thread_keeps_memory_for_so_many_patterns_and_searches_with_all() {
-        let patterns: Vec<_> = (0..2 * SEARCHERS_MAX).map(|n| Pattern::new(&format!("^/{n}$")).unwrap()).collect();
-        for (number, pattern) in patterns.iter().enumerate().chain(patterns.iter().enumerate()) {
-            assert!(pattern.search(|regex| regex.is_match(format!("/{number}").as_bytes())));
-            assert!(SEARCHERS.with_borrow(HashMap::len) <= SEARCHERS_MAX);
-        }
-        assert_eq!(Pattern::new("a"), Pattern::new("a"), "whichever it is");
     }
 }

@@ -12,14 +12,11 @@ use pem::{EncodeConfig, LineEnding, Pem};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 
-use crate::filter::Answer;
+use super::headers::{CLIENT_CERTIFICATE, CLIENT_ISSUER, CLIENT_SUBJECT, CLIENT_VERIFY};
+use crate::filter::{Answer, Pattern};
 use crate::model::{ClientCertificates, VerifyClient};
 use crate::tls::{ClientVerifier, Names, Rejected, next_change};
 
-const VERIFY: HeaderName = HeaderName::from_static("ssl-client-verify");
-const SUBJECT: HeaderName = HeaderName::from_static("ssl-client-subject-dn");
-const ISSUER: HeaderName = HeaderName::from_static("ssl-client-issuer-dn");
-const CERTIFICATE: HeaderName = HeaderName::from_static("ssl-client-cert");
 /// What nginx escapes: all but what RFC 3986, 2.3, calls unreserved.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -45,7 +42,8 @@ enum Outcome {
 
 struct Verdict {
     outcome: Outcome,
-    subject: String,
+    /// The subject is one that is let in.
+    is_named: bool,
     /// What the endpoint is told.
     fields: Vec<(HeaderName, HeaderValue)>,
 }
@@ -63,18 +61,17 @@ pub fn admit(
             let text = "this host is served over TLS only, to clients that have a certificate";
             return Err(answer(StatusCode::FORBIDDEN, text, "tls_required"));
         }
-        None => Rc::new(Verdict::without_certificate()),
+        None => Rc::new(Verdict::without_certificate(settings)),
         Some(presented) => presented.verdict(verifier, SystemTime::now()),
     };
     if let Some(text) = refusal(settings.verify, &verdict.outcome) {
         return Err(refused(settings, text));
     }
-    let matches = settings.subject.as_ref().is_none_or(|subject| subject.regex().is_match(verdict.subject.as_bytes()));
-    if !matches {
+    if !verdict.is_named {
         return Err(answer(StatusCode::FORBIDDEN, "client certificate unauthorized", "client_certificate"));
     }
-    // What the client says of itself under these names doesn't count.
-    for name in [VERIFY, SUBJECT, ISSUER, CERTIFICATE] {
+    // Nobody else's word counts under these names, not a trusted proxy's either.
+    for name in [CLIENT_VERIFY, CLIENT_SUBJECT, CLIENT_ISSUER, CLIENT_CERTIFICATE] {
         headers.remove(name);
     }
     for (name, value) in &verdict.fields {
@@ -117,7 +114,9 @@ impl Presented {
 
     fn verdict(&self, verifier: &Arc<ClientVerifier>, now: SystemTime) -> Rc<Verdict> {
         let holds = |found: &&Found| {
-            Arc::ptr_eq(&found.settings, &verifier.settings) && found.until.is_none_or(|until| now < until)
+            // Hosts that ask for the same share a connection, and each has settings of its own.
+            (Arc::ptr_eq(&found.settings, &verifier.settings) || found.settings == verifier.settings)
+                && found.until.is_none_or(|until| now < until)
         };
         if let Some(found) = self.found.borrow().as_ref().filter(holds) {
             return found.verdict.clone();
@@ -132,25 +131,60 @@ impl Presented {
 }
 
 impl Verdict {
-    fn without_certificate() -> Self {
-        let fields = vec![(VERIFY, HeaderValue::from_static("NONE"))];
-        Self { outcome: Outcome::None, subject: String::new(), fields }
+    fn without_certificate(settings: &ClientCertificates) -> Self {
+        let fields = vec![(CLIENT_VERIFY, HeaderValue::from_static("NONE"))];
+        Self { outcome: Outcome::None, is_named: settings.subject.is_none(), fields }
     }
 
     fn of(chain: &[CertificateDer<'static>], verifier: &ClientVerifier, now: SystemTime) -> Self {
-        let [leaf, ..] = chain else { return Self::without_certificate() };
+        let [leaf, ..] = chain else { return Self::without_certificate(&verifier.settings) };
         let (outcome, verified) = match verifier.verify(chain, now) {
             Ok(()) => (Outcome::Success, "SUCCESS".to_owned()),
             Err(rejected) => (Outcome::Failed(rejected), format!("FAILED:{}", rejected.reason)),
         };
         let Names { subject, issuer } = Names::of(leaf);
+        // What nobody vouches for is anybody's to write.
+        let verified_as = |pattern: &Pattern| matches!(outcome, Outcome::Success) && names(pattern, &subject);
+        let is_named = verifier.settings.subject.as_ref().is_none_or(verified_as);
         let certificate = verifier.settings.pass_certificate.then(|| escaped(leaf)).unwrap_or_default();
-        let fields = [(VERIFY, verified), (SUBJECT, subject.clone()), (ISSUER, issuer), (CERTIFICATE, certificate)];
+        let fields = [
+            (CLIENT_VERIFY, verified),
+            (CLIENT_SUBJECT, subject),
+            (CLIENT_ISSUER, issuer),
+            (CLIENT_CERTIFICATE, certificate),
+        ];
         // What there is nothing to say of isn't said, as nginx has it.
         let said = fields.into_iter().filter(|(_, text)| !text.is_empty());
         let fields = said.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect();
-        Self { outcome, subject, fields }
+        Self { outcome, is_named, fields }
     }
+}
+
+/// Whether a part of a subject, as RFC 2253 writes it, begins with what matches. What stands in the middle of a part
+/// may be of its owner's choice: `CN=mallory,O=CN=juliet`.
+fn names(pattern: &Pattern, subject: &str) -> bool {
+    let mut parts = parts(subject);
+    let mut next = parts.next();
+    while let Some(begin) = next {
+        match pattern.regex().find_at(subject.as_bytes(), begin) {
+            Some(found) if found.start() == begin => return true,
+            Some(found) => next = parts.find(|part| *part >= found.start()),
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Where a subject's parts begin: behind what separates them, unless it is escaped.
+fn parts(subject: &str) -> impl Iterator<Item = usize> {
+    let mut escaped = false;
+    let mut separates = move |byte: u8| {
+        let plain = !escaped;
+        escaped = plain && byte == b'\\';
+        plain && matches!(byte, b',' | b'+')
+    };
+    let ends = subject.bytes().enumerate().filter(move |(_, byte)| separates(*byte));
+    std::iter::once(0).chain(ends.map(|(at, _)| at + 1))
 }
 
 /// PEM in a field's value, as nginx's `$ssl_client_escaped_cert`.
@@ -169,6 +203,32 @@ mod tests {
         let text = escaped(&CertificateDer::from(vec![0xfb; 50]));
         assert!(text.starts_with("-----BEGIN%20CERTIFICATE-----%0A%2B%2Fv7%2B%2Fv7"), "{text}");
         assert!(text.ends_with("%3D%0A-----END%20CERTIFICATE-----%0A"), "{text}");
+    }
+
+    #[test]
+    fn who_is_named_is_a_part_of_the_subject() {
+        let table = [
+            ("CN=juliet(,|$)", "CN=juliet", true),
+            ("CN=juliet(,|$)", "CN=juliet,O=Verona", true),
+            ("CN=juliet(,|$)", "O=Verona,CN=juliet", true),
+            ("CN=juliet(,|$)", "UID=7+CN=juliet", true),
+            ("CN=juliet(,|$)", "CN=mallory,O=CN=juliet", false),
+            ("CN=juliet(,|$)", "CN=mallory,O=x\\,CN=juliet", false),
+            ("CN=juliet(,|$)", "CN=mallory,O=x\\+CN=juliet", false),
+            ("CN=juliet(,|$)", "CN=mallory,O=x\\\\,CN=juliet", true),
+            ("CN=juliet(,|$)", "CN=mallory,O=CN=juliet,CN=juliet", true),
+            ("CN=juliet(,|$)", "CN=julieta", false),
+            ("CN=juliet", "CN=julieta", true),
+            // What begins earlier hides nothing.
+            ("CN=.*juliet$", "O=CN=x,CN=juliet", true),
+            ("CN=.*juliet$", "O=CN=x,OU=CN=juliet", false),
+            ("CN=juliet|", "O=x", true),
+            ("CN=juliet|$", "O=x", false),
+            ("CN=", "", false),
+        ];
+        for (pattern, subject, expected) in table {
+            assert_eq!(names(&Pattern::new(pattern).unwrap(), subject), expected, "{pattern} {subject}");
+        }
     }
 
     #[test]

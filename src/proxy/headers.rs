@@ -2,7 +2,7 @@
 //! dropped, and what the endpoint should know of the client is added, in this order, so that no `Connection`
 //! field can take away what we add (RFC 9110, 7.6.1).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -16,6 +16,11 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What endpoints are told of the client's certificate.
+pub const CLIENT_VERIFY: HeaderName = HeaderName::from_static("ssl-client-verify");
+pub const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("ssl-client-subject-dn");
+pub const CLIENT_ISSUER: HeaderName = HeaderName::from_static("ssl-client-issuer-dn");
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("ssl-client-cert");
 pub const X_GENERATION: HeaderName = HeaderName::from_static("x-portunus-generation");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -47,6 +52,7 @@ impl Seen {
     const REQUEST_ID: Self = Self(1 << 11);
     const UNDERSCORE: Self = Self(1 << 12);
     const COOKIE: Self = Self(1 << 13);
+    const CLIENT_CERTIFICATE: Self = Self(1 << 14);
     const HOP_BY_HOP: Self = Self(0b111_1111);
 
     fn of(name: &str) -> Self {
@@ -64,6 +70,9 @@ impl Seen {
             "forwarded" | "x-real-ip" => Self::FORWARDING,
             "x-request-id" => Self::REQUEST_ID,
             "cookie" => Self::COOKIE,
+            "ssl-client-verify" | "ssl-client-subject-dn" | "ssl-client-issuer-dn" | "ssl-client-cert" => {
+                Self::CLIENT_CERTIFICATE
+            }
             name if name.starts_with("x-forwarded-") => Self::FORWARDING,
             name if name.contains('_') => Self::UNDERSCORE,
             _ => Self::default(),
@@ -160,6 +169,19 @@ pub fn clean_request(
         let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
         remove_named(headers, forged);
     }
+    if seen.has(Seen::CLIENT_CERTIFICATE) && !trusted {
+        // Also where nobody's certificate is asked for: the endpoint may be behind another host, too.
+        for name in [CLIENT_VERIFY, CLIENT_SUBJECT, CLIENT_ISSUER, CLIENT_CERTIFICATE] {
+            headers.remove(name);
+        }
+    }
+    // Else the proxy would be taken for its client, and pass where the proxy passes.
+    if seen.has(Seen::FORWARDING)
+        && trusted
+        && forwarded_for(headers).next().is_some_and(|last| forwarded_address(last).is_none())
+    {
+        return Err(Error::Malformed("the last part of X-Forwarded-For is no address"));
+    }
     Ok(upgrade)
 }
 
@@ -226,8 +248,9 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if seen.has(Seen::CONNECTION) {
+        let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
         let kept = |name: &HeaderName| {
-            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(Seen::FORWARDING)
+            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told)
         };
         let named: Vec<HeaderName> = connection_tokens(headers)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
@@ -324,18 +347,36 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, keep: 
     }
 }
 
-/// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2).
+/// From the right, through trusted networks, to the first address that isn't one (RFC 7239, 5.2). There is one at the
+/// right end: [`clean_request`] has seen to it.
 fn read_forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let values: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut client = peer;
-    for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
-        client = address.to_canonical();
+    for part in forwarded_for(headers) {
+        let Some(address) = forwarded_address(part) else { break };
+        client = address;
         if !is_trusted(client, trusted) {
             break;
         }
     }
     client
+}
+
+/// The parts of all lines, from the right. Each is read by itself: what a client writes may be any bytes, and must not
+/// hide what proxies have put behind it.
+fn forwarded_for(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(&X_FORWARDED_FOR).into_iter().rev();
+    lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+}
+
+/// An address, in brackets or not, with a port or without.
+fn forwarded_address(part: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(part.trim_ascii()).ok()?;
+    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().ok()?.into(),
+        None => text.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip())).ok()?,
+    };
+    Some(address.to_canonical())
 }
 
 fn extend_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
@@ -451,6 +492,18 @@ mod tests {
             ("accept", "*/*"),
         ];
         assert_eq!(clean(&fields).1, ["accept: */*"]);
+        let fields = [
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-subject-dn", "CN=root"),
+            ("ssl-client-issuer-dn", "CN=root"),
+            ("ssl-client-cert", "x"),
+            ("connection", "ssl-client-verify"),
+        ];
+        assert_eq!(clean(&fields).1, [""; 0]);
+        let mut headers = map(&fields);
+        clean_request(&mut headers, Version::HTTP_11, LIMITS, true).unwrap();
+        assert_eq!(headers.len(), 5, "a trusted proxy may have asked for the certificate");
     }
 
     #[test]
@@ -510,6 +563,16 @@ mod tests {
             ("10.0.0.1", true, "1.1.1.1, 2.2.2.2, 10.0.0.9", "2.2.2.2", "1.1.1.1, 2.2.2.2, 10.0.0.9, 10.0.0.1"),
             ("10.0.0.1", true, "10.0.0.7", "10.0.0.7", "10.0.0.7, 10.0.0.1"),
             ("10.0.0.1", true, "bad, 10.0.0.7", "10.0.0.7", "bad, 10.0.0.7, 10.0.0.1"),
+            (
+                "10.0.0.1",
+                true,
+                "6.6.6.6, 2.2.2.2:4711, 10.0.0.9:1",
+                "2.2.2.2",
+                "6.6.6.6, 2.2.2.2:4711, 10.0.0.9:1, 10.0.0.1",
+            ),
+            ("10.0.0.1", true, "é, 2.2.2.2", "2.2.2.2", "é, 2.2.2.2, 10.0.0.1"),
+            ("10.0.0.1", true, "[2001:db8::2]:80, [fd00::1]", "2001:db8::2", "[2001:db8::2]:80, [fd00::1], 10.0.0.1"),
+            ("10.0.0.1", true, "::ffff:2.2.2.2", "2.2.2.2", "::ffff:2.2.2.2, 10.0.0.1"),
             ("3.3.3.3", false, "1.1.1.1", "3.3.3.3", "3.3.3.3"),
         ];
         for (address, is_trusted, before, client, after) in table {
@@ -522,6 +585,19 @@ mod tests {
             assert_eq!(headers[X_REAL_IP], client);
             assert_eq!(headers[X_FORWARDED_PROTO], if is_trusted { "https" } else { "http" });
             assert_eq!(headers[X_FORWARDED_HOST], "a.example");
+        }
+    }
+
+    #[test]
+    fn who_is_behind_a_trusted_proxy_can_be_read_or_the_request_is_refused() {
+        let asked = |lines: &[&str], trusted| {
+            let mut headers = map(&lines.iter().map(|line| ("x-forwarded-for", *line)).collect::<Vec<_>>());
+            clean_request(&mut headers, Version::HTTP_11, LIMITS, trusted)
+        };
+        for last in ["", "unknown", "é", "2.2.2.2, ", "2.2.2.2:99999", "2.2.2.2:", "[2.2.2.2]", "[::1", "fe80::1:x"] {
+            assert!(matches!(asked(&["1.1.1.1", last], true), Err(Error::Malformed(_))), "{last}");
+            assert_eq!(asked(&["1.1.1.1", last], false), Ok(None), "{last}");
+            assert_eq!(asked(&[last, "1.1.1.1"], true), Ok(None), "{last}");
         }
     }
 

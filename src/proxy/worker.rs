@@ -18,11 +18,12 @@ use super::listener::{self, Socket};
 use super::retry::Buffers;
 use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
+use crate::filter::sweep_searchers;
 use crate::metrics::WorkerCells;
 use crate::table::{Current, Table};
 use crate::upstream::{Logins, PoolSettings, Pools};
 
-/// How often a worker looks through its idle connections, in ticks.
+/// How often a worker looks through its idle connections, and what it searches with, in ticks.
 const SWEEP_TICKS: u64 = 10;
 
 /// What the operator decides for the hot path. Durations in ticks of the worker's clock.
@@ -118,6 +119,7 @@ async fn tick(worker: &Rc<Worker>) {
         drop(table);
         if worker.clock.now().is_multiple_of(SWEEP_TICKS) {
             worker.pools.sweep();
+            sweep_searchers();
         }
         if worker.drain.phase() == Phase::Stopping {
             return;

@@ -13,13 +13,18 @@ use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::subject::rfc2253;
 use super::verify::{Anchors, validity};
 use crate::model::{ClientCertificates, Host, HostMap, HostPattern};
+
+/// Most certificates that a client may show: more than any authority has between itself and a client.
+const CHAIN_MAX: usize = 10;
+/// Longest chain, in bytes. Each is kept for as long as its connection, and looked through for each host that asks.
+const CHAIN_BYTES_MAX: usize = 32 * 1024;
 
 /// What one host asks of its clients, compiled.
 #[derive(Debug)]
@@ -179,7 +184,7 @@ fn rejected(error: &webpki::Error) -> Rejected {
     Rejected { reason, unknown }
 }
 
-/// Asks for a certificate and takes any, or none.
+/// Asks for a certificate and takes any, or none; but not a chain that is dear to look at.
 struct Asking {
     names: Arc<[DistinguishedName]>,
 }
@@ -201,10 +206,14 @@ impl ClientCertVerifier for Asking {
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
+        let bytes = leaf.len() + others.iter().map(|other| other.len()).sum::<usize>();
+        if others.len() >= CHAIN_MAX || bytes > CHAIN_BYTES_MAX {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
         Ok(ClientCertVerified::assertion())
     }
 
@@ -252,6 +261,18 @@ mod tests {
         });
         let rules = vec![Rule::new(ObjectName::new("a", "b"), None)];
         (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: settings }))
+    }
+
+    #[test]
+    fn a_chain_that_is_dear_to_look_at_ends_the_handshake() {
+        let asking = Asking { names: Arc::from([]) };
+        let takes = |certificates: usize, bytes: usize| {
+            let one = CertificateDer::from(vec![0; bytes]);
+            let now = UnixTime::since_unix_epoch(Duration::ZERO);
+            asking.verify_client_cert(&one, &vec![one.clone(); certificates - 1], now).is_ok()
+        };
+        assert!(takes(1, CHAIN_BYTES_MAX) && takes(CHAIN_MAX, 3000));
+        assert!(!takes(1, CHAIN_BYTES_MAX + 1) && !takes(CHAIN_MAX + 1, 1) && !takes(CHAIN_MAX, 4000));
     }
 
     #[test]

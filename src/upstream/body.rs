@@ -17,7 +17,7 @@ use super::whole::{Room, Store, Whole};
 use crate::clock::{Clock, Timer};
 
 /// Fields that must be known before the body, beside those of a prefix.
-const DECISIVE: [&str; 17] = [
+const DECISIVE: [&str; 21] = [
     "authorization",
     "connection",
     "cookie",
@@ -29,6 +29,10 @@ const DECISIVE: [&str; 17] = [
     "proxy",
     "range",
     "set-cookie",
+    "ssl-client-cert",
+    "ssl-client-issuer-dn",
+    "ssl-client-subject-dn",
+    "ssl-client-verify",
     "te",
     "trailer",
     "transfer-encoding",

@@ -26,6 +26,9 @@ const CLIENTS_MIN: usize = 1_024;
 /// Most clients that are looked at to find one that can be forgotten.
 const FORGET_TRIES_MAX: usize = 16;
 
+/// Entries whose memory a shard keeps when nobody is counted any more.
+const ENTRIES_KEPT_MAX: usize = 64;
+
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -221,6 +224,9 @@ impl Shard {
         self.unlink(place);
         self.places.remove(&self.entries[place as usize].client);
         self.free.push(place);
+        if self.places.is_empty() && self.entries.len() > ENTRIES_KEPT_MAX {
+            *self = Self::default();
+        }
     }
 
     /// Makes it the newest.
@@ -386,6 +392,24 @@ mod tests {
         assert_eq!(refused, Some(Excess::Clients));
         permits.clear();
         assert!(counts.admit_at(&limits, client(u32::MAX), 0).is_ok());
+    }
+
+    #[test]
+    fn when_nobody_is_counted_any_more_the_memory_is_given_back() {
+        let counts = Counters::default().of(&ObjectName::new("a", "b"));
+        let limits = limits(60, 1, 0);
+        let most = u32::try_from(CLIENTS_MAX).unwrap();
+        for number in 0..most {
+            assert!(counts.admit_at(&limits, client(number), 0).is_ok());
+        }
+        // One comes and two go, until nobody of the many is left.
+        for number in most..3 * most {
+            assert!(counts.admit_at(&limits, client(number), u64::from(number) * 1_000_000).is_ok());
+        }
+        for shard in &counts.shards {
+            let shard = lock(shard);
+            assert!(shard.entries.capacity() <= 2 * ENTRIES_KEPT_MAX && shard.places.len() <= 2);
+        }
     }
 
     #[test]

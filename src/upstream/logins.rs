@@ -1,9 +1,10 @@
 //! Checks names and passwords, which takes long by design: on a few threads of its own, never on a worker, and once
 //! for all who ask the same at once. Whoever passed is remembered, by a hash with a key of this process that says
 //! nothing of the password; with another hash in the Secret it is another login, and is checked. Who doesn't pass is
-//! not remembered: a wrong password costs its check each time.
+//! not remembered: a wrong password costs its check each time. Whose users are asked for most is not everybody's
+//! affair: each audience has a share of the queue, and they take turns.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -18,6 +19,8 @@ use crate::filter::Login;
 const THREADS: usize = 2;
 /// Most checks that wait for a thread. Who comes then is told to come again.
 const QUEUE_MAX: usize = 64;
+/// Most of them that ask for the users of one Ingress.
+const QUEUE_SHARE_MAX: usize = 16;
 /// Most requests that wait for one check.
 const WAITING_MAX: usize = 1024;
 /// Most logins that are remembered, 32 bytes each; the older half goes when it gets full.
@@ -32,9 +35,17 @@ type Tag = [u8; 32];
 pub struct Logins {
     key: hmac::Key,
     passed: [Mutex<Remembered>; SHARDS],
+    waiting: Mutex<Waiting>,
+    /// A word for each job, which wakes a thread.
+    wake: OnceLock<SyncSender<()>>,
+}
+
+#[derive(Default)]
+struct Waiting {
     /// Who waits for each check that is under way.
-    waiting: Mutex<HashMap<Tag, Vec<oneshot::Sender<bool>>>>,
-    queue: OnceLock<SyncSender<Job>>,
+    checks: HashMap<Tag, Vec<oneshot::Sender<bool>>>,
+    /// Jobs that no thread has yet, by audience, the one whose turn is next first. None is empty.
+    turns: VecDeque<(usize, VecDeque<Job>)>,
 }
 
 /// What becomes of a login.
@@ -65,7 +76,7 @@ impl Default for Logins {
             key: key.expect("the system has randomness"),
             passed: Default::default(),
             waiting: Mutex::default(),
-            queue: OnceLock::new(),
+            wake: OnceLock::new(),
         }
     }
 }
@@ -93,30 +104,35 @@ impl Logins {
     fn enqueue(self: &Arc<Self>, tag: Tag, login: Box<Login>) -> Option<oneshot::Receiver<bool>> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
-        if let Some(others) = waiting.get_mut(&tag) {
+        if let Some(others) = waiting.checks.get_mut(&tag) {
             if others.len() >= WAITING_MAX {
                 return None;
             }
             others.push(sender);
             return Some(receiver);
         }
-        match self.queue.get_or_init(|| self.start()).try_send(Job { tag, login }) {
+        if !waiting.has_room(&login) {
+            return None;
+        }
+        match self.wake.get_or_init(|| self.start()).try_send(()) {
+            // Whoever wakes up waits for the lock.
             Ok(()) => {
-                waiting.insert(tag, vec![sender]);
+                waiting.checks.insert(tag, vec![sender]);
+                waiting.add(Job { tag, login });
                 Some(receiver)
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+            Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => None,
         }
     }
 
     /// Starts the threads; a process without logins has none.
-    fn start(self: &Arc<Self>) -> SyncSender<Job> {
+    fn start(self: &Arc<Self>) -> SyncSender<()> {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..THREADS {
-            let (jobs, logins) = (receiver.clone(), Arc::downgrade(self));
+            let (words, logins) = (receiver.clone(), Arc::downgrade(self));
             let begin = std::thread::Builder::new().name("logins".to_owned());
-            if let Err(error) = begin.spawn(move || run(&jobs, &logins)) {
+            if let Err(error) = begin.spawn(move || run(&words, &logins)) {
                 tracing::error!(%error, "no thread to check passwords");
             }
         }
@@ -125,9 +141,9 @@ impl Logins {
 
     fn work(&self, job: &Job) {
         let mut waiting = lock(&self.waiting);
-        if waiting.get(&job.tag).is_none_or(|all| all.iter().all(oneshot::Sender::is_closed)) {
+        if waiting.checks.get(&job.tag).is_none_or(|all| all.iter().all(oneshot::Sender::is_closed)) {
             // All who asked have gone.
-            waiting.remove(&job.tag);
+            waiting.checks.remove(&job.tag);
             return;
         }
         drop(waiting);
@@ -136,7 +152,7 @@ impl Logins {
         if passes {
             lock(self.shard(&job.tag)).add(job.tag);
         }
-        let all = lock(&self.waiting).remove(&job.tag);
+        let all = lock(&self.waiting).checks.remove(&job.tag);
         for one in all.into_iter().flatten() {
             let _ = one.send(passes);
         }
@@ -158,11 +174,40 @@ impl Logins {
 }
 
 /// Works until nobody can ask any more.
-fn run(jobs: &Mutex<Receiver<Job>>, logins: &Weak<Logins>) {
+fn run(words: &Mutex<Receiver<()>>, logins: &Weak<Logins>) {
     loop {
-        let next = lock(jobs).recv();
-        let (Ok(job), Some(logins)) = (next, logins.upgrade()) else { return };
-        logins.work(&job);
+        let word = lock(words).recv();
+        let (Ok(()), Some(logins)) = (word, logins.upgrade()) else { return };
+        let job = lock(&logins.waiting).take();
+        if let Some(job) = job {
+            logins.work(&job);
+        }
+    }
+}
+
+impl Waiting {
+    /// Whether the login's audience has room in its share.
+    fn has_room(&self, login: &Login) -> bool {
+        let queued = self.turns.iter().find(|(audience, _)| *audience == login.audience());
+        queued.is_none_or(|(_, jobs)| jobs.len() < QUEUE_SHARE_MAX)
+    }
+
+    fn add(&mut self, job: Job) {
+        let audience = job.login.audience();
+        match self.turns.iter_mut().find(|(other, _)| *other == audience) {
+            Some((_, jobs)) => jobs.push_back(job),
+            None => self.turns.push_back((audience, VecDeque::from([job]))),
+        }
+    }
+
+    /// The next job, of whoever's turn it is.
+    fn take(&mut self) -> Option<Job> {
+        let (audience, mut jobs) = self.turns.pop_front()?;
+        let job = jobs.pop_front();
+        if !jobs.is_empty() {
+            self.turns.push_back((audience, jobs));
+        }
+        job
     }
 }
 
@@ -206,11 +251,19 @@ mod tests {
     use super::*;
     use crate::filter::{BasicAuth, Filter, Hash, Users, Verdict};
 
-    /// A login of `romeo`, whose hash is this one.
-    fn login(hash: &str, credentials: &'static str) -> Box<Login> {
+    /// `romeo`, whose hash is this one.
+    fn romeo(hash: &str) -> Arc<BasicAuth> {
         let users = BTreeMap::from([(b"romeo".to_vec().into(), Hash::parse(hash).unwrap())]);
         let challenge = BasicAuth::challenge("").unwrap();
-        let filter = Filter::BasicAuth(Arc::new(BasicAuth { challenge, users: Users::new(users).unwrap() }));
+        Arc::new(BasicAuth { challenge, users: Users::new(users).unwrap() })
+    }
+
+    fn login(hash: &str, credentials: &'static str) -> Box<Login> {
+        login_of(romeo(hash), credentials)
+    }
+
+    fn login_of(auth: Arc<BasicAuth>, credentials: &'static str) -> Box<Login> {
+        let filter = Filter::BasicAuth(auth);
         let (mut head, ()) = Request::builder().method(Method::GET).body(()).unwrap().into_parts();
         head.headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(credentials))]);
         let mut request = crate::filter::Request {
@@ -275,15 +328,33 @@ mod tests {
         let logins = Arc::new(Logins::default());
         let job = || Job { tag: [1; 32], login: login(HASH, RIGHT) };
         let (sender, receiver) = oneshot::channel();
-        lock(&logins.waiting).insert([1; 32], vec![sender]);
+        lock(&logins.waiting).checks.insert([1; 32], vec![sender]);
         drop(receiver);
         logins.work(&job());
-        assert!(lock(&logins.waiting).is_empty() && !lock(logins.shard(&[1; 32])).has(&[1; 32]));
+        assert!(lock(&logins.waiting).checks.is_empty() && !lock(logins.shard(&[1; 32])).has(&[1; 32]));
 
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-        lock(&logins.waiting).insert([1; 32], senders);
+        lock(&logins.waiting).checks.insert([1; 32], senders);
         logins.work(&job());
         assert!(receivers.into_iter().all(|receiver| receiver.blocking_recv() == Ok(true)));
-        assert!(lock(&logins.waiting).is_empty() && lock(logins.shard(&[1; 32])).has(&[1; 32]));
+        assert!(lock(&logins.waiting).checks.is_empty() && lock(logins.shard(&[1; 32])).has(&[1; 32]));
+    }
+
+    #[test]
+    fn nobody_has_more_than_a_share_of_the_queue_and_all_take_turns() {
+        let mut waiting = Waiting::default();
+        let (many, one, other) = (romeo(HASH), romeo(HASH), romeo(HASH));
+        let job = |auth: &Arc<BasicAuth>, tag| Job { tag: [tag; 32], login: login_of(auth.clone(), WRONG) };
+        for tag in 0..u8::try_from(QUEUE_SHARE_MAX).unwrap() {
+            assert!(waiting.has_room(&job(&many, tag).login));
+            waiting.add(job(&many, tag));
+        }
+        assert!(!waiting.has_room(&job(&many, 0).login) && waiting.has_room(&job(&one, 0).login));
+        waiting.add(job(&one, 100));
+        waiting.add(job(&other, 101));
+        waiting.add(job(&one, 102));
+        let order: Vec<u8> = std::iter::from_fn(|| waiting.take()).map(|job| job.tag[0]).collect();
+        assert_eq!(order[..7], [0, 100, 101, 1, 102, 2, 3]);
+        assert!(order.len() == QUEUE_SHARE_MAX + 3 && waiting.turns.is_empty());
     }
 }

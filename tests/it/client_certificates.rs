@@ -289,9 +289,14 @@ fn endpoints_are_told_of_the_certificate_and_nothing_that_the_client_says_of_it(
     assert_eq!(told()[3], "");
     assert_eq!(to(&Client::new(), "b.test"), 200);
     assert_eq!(told(), ["NONE", "", "", ""]);
-    // Elsewhere these are fields like any other.
+    // Nor where no certificate is asked for, and not behind the body either.
     assert_eq!(to(&client, "plain.test"), 200);
-    assert_eq!(told(), ["SUCCESS", "CN=root|CN=boot", "CN=root", "x"]);
+    assert_eq!(told(), ["", "", "", ""]);
+    let (mut connection, _) = client.connect(portunus.https, "plain.test");
+    connection.send("POST / HTTP/1.1\r\nHost: plain.test\r\nTransfer-Encoding: chunked\r\n");
+    connection.send("Trailer: ssl-client-verify, x-sum\r\n\r\n0\r\nssl-client-verify: SUCCESS\r\nx-sum: 1\r\n\r\n");
+    assert_eq!(connection.response().status, 200);
+    assert_eq!(told(), ["", "", "", ""]);
 }
 
 #[test]
@@ -345,6 +350,10 @@ fn who_has_no_good_certificate_is_sent_to_the_error_page() {
     let optional = [ASKED, ("auth-tls-verify-client", "optional"), keys[1]];
     portunus.after(|| folder.write("ingress.yaml", ingress("a", HOST, &optional)));
     assert_eq!(status(&portunus, &Client::new()), 403, "nobody is not juliet");
+    let anybodys = [ASKED, ("auth-tls-verify-client", "optional_no_ca"), keys[1]];
+    portunus.after(|| folder.write("ingress.yaml", ingress("a", HOST, &anybodys)));
+    assert_eq!(status(&portunus, &Client::new().showing(&other.client("juliet"))), 403, "anybody may say juliet");
+    assert_eq!(status(&portunus, &Client::new().showing(&authority.client("juliet"))), 200);
 }
 
 #[test]

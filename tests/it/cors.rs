@@ -14,8 +14,7 @@ const ALL: [&str; 6] = [
 ];
 
 /// What an endpoint may say of itself.
-const ANSWER: &str =
-    "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nVary: accept\r\nContent-Length: 3\r\n\r\napp";
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Credentials: true\r\nVary: accept\r\nContent-Length: 3\r\n\r\napp";
 
 fn served(keys: &[(&str, &str)], backend: &Backend) -> (Folder, Portunus) {
     let folder = Folder::new();
@@ -84,8 +83,8 @@ fn origins_that_are_named_may_ask_and_no_others() {
     let before = backend.count();
     for origin in ["https://b.test", "https://evil.test", "http://x.b.test", ""] {
         let response = ask(&portunus, "OPTIONS", "/", origin);
-        // The backend may say what it likes.
-        assert_eq!((response.status, response.header("access-control-allow-origin")), (200, Some("*")), "{origin}");
+        // Whatever the backend says.
+        assert_eq!((response.status, fields(&response)), (200, vec![None; 6]), "{origin}");
         assert_eq!(response.head.all("vary"), ["accept", "origin"]);
     }
     assert_eq!(backend.count(), before + 4);

@@ -118,6 +118,25 @@ fn trusted_proxies_are_believed_and_extended() {
 }
 
 #[test]
+fn what_a_client_writes_before_its_address_does_not_hide_it() {
+    let (backend, _folder, portunus) = served(&["--trusted-proxies", "127.0.0.0/8"]);
+    let ask = |forwarded_for: &[u8]| {
+        let head = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: ";
+        Connection::open(portunus.http).ask([head, forwarded_for, b"\r\n\r\n"].concat()).status
+    };
+    for forwarded_for in [&b"\xff, 203.0.113.9"[..], b"\xff, 203.0.113.9:4711", b"\xff\r\nX-Forwarded-For: 203.0.113.9"]
+    {
+        assert_eq!(ask(forwarded_for), 200);
+        assert_eq!(backend.last().header("x-real-ip"), Some("203.0.113.9"));
+    }
+    let before = backend.count();
+    for forwarded_for in [&b"203.0.113.9, \xff"[..], b"unknown", b""] {
+        assert_eq!(ask(forwarded_for), 400);
+    }
+    assert_eq!(backend.count(), before, "nobody is taken for the proxy");
+}
+
+#[test]
 fn a_trust_in_others_is_no_trust_in_this_peer() {
     let (backend, _folder, portunus) = served(&["--trusted-proxies", "10.0.0.0/8"]);
     let head = forwarded(&portunus, &backend, &["X-Forwarded-For: 10.0.0.1", "X-Real-IP: 10.0.0.1"]);

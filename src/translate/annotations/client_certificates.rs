@@ -16,7 +16,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     closing("auth-tls-verify-depth", "1 to 255", "1", "most certificates between the client's and the authority's").example("2"),
     closing("auth-tls-error-page", "URL", "", "where clients without a good certificate are sent (302), instead of 400; ingress-nginx's `@named` locations and paths are none").example("https://verona.example/no-certificate"),
     closing("auth-tls-pass-certificate-to-upstream", "bool", "false", "endpoints get the certificate in `ssl-client-cert`, PEM and percent-encoded; `ssl-client-verify`, `-subject-dn` and `-issuer-dn` they get in any case").example("true"),
-    closing("auth-tls-match-cn", "`CN=` and a regex", "", "403 unless the certificate's subject, as RFC 2253 writes it, has a part that matches; `CN=juliet(,|$)` is juliet and nobody else").example("CN=juliet(,|$)"),
+    closing("auth-tls-match-cn", "`CN=` and a regex", "", "403 unless an authority vouches for the certificate, and its subject, as RFC 2253 writes it, has a part that begins with a match; `CN=juliet(,|$)` is juliet and nobody else").example("CN=juliet(,|$)"),
 ];
 
 /// What an Ingress asks of its hosts' clients.
