@@ -12,7 +12,8 @@ use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
 use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathKind, PathMatch, Rule};
 
-/// Most rules of a host whose paths are regular expressions: a request may be held against all of them.
+/// Most rules of a host whose paths are regular expressions, of the namespace that decides for it and of all others
+/// together: a request may be held against all of them.
 const REGEXES_MAX: usize = 1_000;
 /// The last of [`Located::turn`].
 const TURN_HOLDS: u8 = 2;
@@ -62,19 +63,23 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     problems.extend(warnings);
     let mut rules: Vec<(Rule, Https)> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
+    // Others may not fill the host up.
+    let (mut own, mut of_others) = (0, 0);
     let rules_of = |canary: bool| all.iter().filter(move |(parts, ..)| parts.is_canary == canary);
     for turn in 0..=TURN_HOLDS {
         for (parts, located, rule) in rules_of(false).filter(|(_, located, _)| located.turn() == turn) {
             if turn == TURN_HOLDS && !rules.is_empty() {
                 continue;
             }
+            let count = if decider == Some(&*parts.name.namespace) { &mut own } else { &mut of_others };
             if let Some(winner) = winners.get(&rule.path.as_ref()) {
                 // Of a path that can't be read enough is said.
                 let readable = !located.written.is_unread();
                 problems.extend(readable.then(|| conflict(pattern, parts, &located.field, rule, winner)).flatten());
-            } else if rule.pattern.is_some() && rules.len() >= REGEXES_MAX {
+            } else if rule.pattern.is_some() && *count >= REGEXES_MAX {
                 problems.push(too_many(pattern, parts, located, &mut shut));
             } else {
+                *count += usize::from(rule.pattern.is_some());
                 winners.insert(rule.path.as_ref(), rule);
                 rules.push((rule.clone().into_owned(), parts.https));
             }
@@ -371,8 +376,8 @@ mod tests {
             let host = &snapshot.hosts[&HostPattern::Exact("a.example".into())];
             (host.rules.len(), host.rules.iter().filter(|rule| !rule.backends.is_empty()).count())
         };
-        assert_eq!(open(&mut resources), (REGEXES_MAX, REGEXES_MAX));
+        assert_eq!(open(&mut resources), (REGEXES_MAX + 1, REGEXES_MAX + 1), "others' are counted apart");
         resources.apply(ingress("verona", "limited", 2003, &limited, &["/admin".to_owned()]).into());
-        assert_eq!(open(&mut resources), (REGEXES_MAX, 0));
+        assert_eq!(open(&mut resources), (REGEXES_MAX + 1, 1), "the other namespace's");
     }
 }
