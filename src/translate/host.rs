@@ -12,7 +12,8 @@ use super::resources::Resources;
 use crate::filter::{Filter, Hsts, HttpsRedirect};
 use crate::model::{ClientCertificates, Host, HostPattern, ObjectName, PathKind, PathMatch, Rule};
 
-/// Most rules of a host whose paths are regular expressions: a request may be held against all of them.
+/// Most rules of a host whose paths are regular expressions, of the namespace that decides for it and of all others
+/// together: a request may be held against all of them.
 const REGEXES_MAX: usize = 1_000;
 /// The last of [`Located::turn`].
 const TURN_HOLDS: u8 = 2;
@@ -62,19 +63,23 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     problems.extend(warnings);
     let mut rules: Vec<(Rule, Https)> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
+    // Others may not fill the host up.
+    let (mut own, mut of_others) = (0, 0);
     let rules_of = |canary: bool| all.iter().filter(move |(parts, ..)| parts.is_canary == canary);
     for turn in 0..=TURN_HOLDS {
         for (parts, located, rule) in rules_of(false).filter(|(_, located, _)| located.turn() == turn) {
             if turn == TURN_HOLDS && !rules.is_empty() {
                 continue;
             }
+            let count = if decider == Some(&*parts.name.namespace) { &mut own } else { &mut of_others };
             if let Some(winner) = winners.get(&rule.path.as_ref()) {
                 // Of a path that can't be read enough is said.
                 let readable = !located.written.is_unread();
                 problems.extend(readable.then(|| conflict(pattern, parts, &located.field, rule, winner)).flatten());
-            } else if rule.pattern.is_some() && rules.len() >= REGEXES_MAX {
+            } else if rule.pattern.is_some() && *count >= REGEXES_MAX {
                 problems.push(too_many(pattern, parts, located, &mut shut));
             } else {
+                *count += usize::from(rule.pattern.is_some());
                 winners.insert(rule.path.as_ref(), rule);
                 rules.push((rule.clone().into_owned(), parts.https));
             }
@@ -235,27 +240,41 @@ fn add_canary(
     located: &Located,
     canary: &Rule,
 ) -> Option<Problem> {
+    let rule = rules.iter_mut().map(|(rule, _)| rule).find(|rule| rule.path == canary.path);
+    let problem = no_canary(pattern, rule.as_deref(), parts, located, canary);
+    if let Some(rule) = rule.filter(|_| problem.is_none()) {
+        rule.canary.clone_from(&canary.canary);
+    }
+    problem
+}
+
+/// Why an alternative is none of `rule`, which has its path.
+pub(super) fn no_canary(
+    pattern: &HostPattern,
+    rule: Option<&Rule>,
+    parts: &Parts,
+    located: &Located,
+    canary: &Rule,
+) -> Option<Problem> {
     let place = match &canary.path {
         Some(PathMatch { value, .. }) => format!("path `{value}` of host `{pattern}`"),
         None => format!("the default backend of host `{pattern}`"),
     };
-    let problem = |what: String, fix: &str| {
-        Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix))
+    let (what, fix) = match rule {
+        None => (
+            format!("{place} is no Ingress's that this could be the canary of"),
+            "write the host, path and pathType of the other Ingress, or remove the annotation `canary`",
+        ),
+        Some(rule) if rule.source.namespace != parts.name.namespace => (
+            format!("{place} belongs to Ingress {}", rule.source),
+            "have the canary in the namespace of the other Ingress",
+        ),
+        Some(rule) => (
+            format!("{place} has a canary already, Ingress {}", rule.canary.as_ref()?.source),
+            "remove one of the two; the older one counts",
+        ),
     };
-    let Some(rule) = rules.iter_mut().map(|(rule, _)| rule).find(|rule| rule.path == canary.path) else {
-        let fix = "write the host, path and pathType of the other Ingress, or remove the annotation `canary`";
-        return problem(format!("{place} is no Ingress's that this could be the canary of"), fix);
-    };
-    if rule.source.namespace != parts.name.namespace {
-        let fix = "have the canary in the namespace of the other Ingress";
-        return problem(format!("{place} belongs to Ingress {}", rule.source), fix);
-    }
-    if let Some(first) = &rule.canary {
-        let fix = "remove one of the two; the older one counts";
-        return problem(format!("{place} has a canary already, Ingress {}", first.source), fix);
-    }
-    rule.canary.clone_from(&canary.canary);
-    None
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix))
 }
 
 /// What to say of a rule whose place is taken.
@@ -371,8 +390,8 @@ mod tests {
             let host = &snapshot.hosts[&HostPattern::Exact("a.example".into())];
             (host.rules.len(), host.rules.iter().filter(|rule| !rule.backends.is_empty()).count())
         };
-        assert_eq!(open(&mut resources), (REGEXES_MAX, REGEXES_MAX));
+        assert_eq!(open(&mut resources), (REGEXES_MAX + 1, REGEXES_MAX + 1), "others' are counted apart");
         resources.apply(ingress("verona", "limited", 2003, &limited, &["/admin".to_owned()]).into());
-        assert_eq!(open(&mut resources), (REGEXES_MAX, 0));
+        assert_eq!(open(&mut resources), (REGEXES_MAX + 1, 1), "the other namespace's");
     }
 }

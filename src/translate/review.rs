@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1 as networking;
 
 use super::annotations::ClientsAsked;
 use super::few::Few;
-use super::host::{clients, conflict, decider, listed_twice};
+use super::host::{clients, conflict, decider, listed_twice, no_canary};
 use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
 use super::paths::{self, Together};
@@ -148,7 +148,21 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
         problems.extend(clients(&host, decider, &ingresses).problems);
         let located =
             ingresses.iter().flat_map(|parts| parts.rules_of(&host).iter().map(move |(_, located)| (*parts, located)));
-        problems.extend(paths::read_together(&host, decider, located.collect()).warnings);
+        let Together { rules, warnings, .. } = paths::read_together(&host, decider, located.collect());
+        problems.extend(warnings);
+        let own = rules.iter().filter(|(other, ..)| parts.is_canary && other.name == parts.name);
+        for (_, located, canary) in own {
+            let same = |canary_too: bool| {
+                let of_path = rules.iter().filter(|(other, _, rule)| other.is_canary == canary_too && rule.path == canary.path);
+                of_path.filter(|(other, located, _)| !located.holds && other.name != parts.name)
+            };
+            let mut main = same(false).map(|(.., rule)| rule.clone().into_owned()).next();
+            if let Some(main) = &mut main {
+                let before = same(true).find(|(other, ..)| other.name.namespace == main.source.namespace);
+                main.canary = before.and_then(|(.., rule)| rule.canary.clone());
+            }
+            problems.extend(no_canary(&host, main.as_ref(), parts, located, canary));
+        }
     }
     problems.retain(|problem| problem.object.name == parts.name);
     problems

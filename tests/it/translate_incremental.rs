@@ -445,6 +445,8 @@ fn ingress(metadata: Value) -> impl Strategy<Value = Value> {
                 ("rewrite-target", "/$1"),
                 ("rewrite-target", "/p"),
                 ("use-regex", "true"),
+                ("canary", "true"),
+                ("canary", "true"),
                 ("server-alias", "a.test, d.test"),
                 ("server-alias", "d.test, *.b.test, e.b.test"),
             ][..],
