@@ -153,7 +153,9 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
         let own = rules.iter().filter(|(other, ..)| parts.is_canary && other.name == parts.name);
         for (_, located, canary) in own {
             let same = |canary_too: bool| {
-                let of_path = rules.iter().filter(|(other, _, rule)| other.is_canary == canary_too && rule.path == canary.path);
+                let of_path = rules
+                    .iter()
+                    .filter(move |(other, _, rule)| other.is_canary == canary_too && rule.path == canary.path);
                 of_path.filter(|(other, located, _)| !located.holds && other.name != parts.name)
             };
             let mut main = same(false).map(|(.., rule)| rule.clone().into_owned()).next();

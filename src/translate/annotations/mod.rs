@@ -175,13 +175,15 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     filters.extend(headers::read(&mut values, settings));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     behaviour.closed = settings.closes();
-    let ignored = settings.ignore_unsupported_annotations;
     for fault in values.faults.into_iter().chain(unread(ingress)) {
         // Who is kept out of a canary is for the other Ingress to say, but not whom its own endpoints must be.
         let closes = fault.closes() && (behaviour.alternative.is_none() || backend_tls::has(fault.name));
         let Fault { name, what, fix, nature } = fault;
+        // A Secret that somebody deletes must not open what it was to keep shut.
+        let ignored = settings.ignore_unsupported_annotations && nature != Nature::Missing;
         let fix = match (closes, ignored) {
             (true, true) => format!("{fix}; the routes are open: --unsupported-annotations is `ignore`"),
+            (true, false) if nature == Nature::Missing => format!("{fix}; it restricts access, so requests get 503"),
             (true, false) => format!(
                 "{fix}; it restricts access, so requests get 503; --unsupported-annotations ignore would let them pass"
             ),
@@ -199,6 +201,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         let problem = Problem::new(object, field(name), what, fix);
         if blocks { problems.push(problem) } else { warnings.push(problem) }
     }
+    let ignored = settings.ignore_unsupported_annotations && !behaviour.closed;
     if behaviour.alternative.is_some() || (behaviour.clients == ClientsAsked::Unknown && ignored) {
         behaviour.clients = ClientsAsked::Nothing;
     }
