@@ -197,6 +197,7 @@ fn escaped(certificate: &CertificateDer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Authorities;
 
     #[test]
     fn a_certificate_is_written_as_nginx_does() {
@@ -229,6 +230,26 @@ mod tests {
         for (pattern, subject, expected) in table {
             assert_eq!(names(&Pattern::new(pattern).unwrap(), subject), expected, "{pattern} {subject}");
         }
+    }
+
+    #[test]
+    fn a_verdict_holds_for_all_hosts_that_ask_for_the_same() {
+        let asking = |depth| {
+            let settings = ClientCertificates {
+                authorities: Authorities(Arc::from([])),
+                verify: VerifyClient::On,
+                depth,
+                subject: Some(Pattern::new("CN=juliet").unwrap()),
+                error_page: None,
+                pass_certificate: false,
+            };
+            Arc::new(ClientVerifier::new(Arc::new(settings)))
+        };
+        let presented = Presented::new(Some(&[CertificateDer::from(vec![0])]));
+        let now = SystemTime::UNIX_EPOCH;
+        let first = presented.verdict(&asking(1), now);
+        assert!(Rc::ptr_eq(&first, &presented.verdict(&asking(1), now)));
+        assert!(!Rc::ptr_eq(&first, &presented.verdict(&asking(2), now)));
     }
 
     #[test]
