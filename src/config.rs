@@ -42,6 +42,7 @@ pub enum Command {
 
 /// What an Ingress without further word gets.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Objects {
     /// Name of the controller in our IngressClasses
     #[arg(long, env = "PORTUNUS_CONTROLLER_CLASS", default_value = "portunus.dev/ingress-controller")]

@@ -327,7 +327,7 @@ impl Publisher {
             })
         });
         let (id, label) = (self.metrics.route(&label), label.into());
-        Route { id, label, affinity, filters, counts, is_challenge, forwarding, hash_by, canary, backends }
+        Route { label, id, affinity, filters, is_challenge, counts, forwarding, hash_by, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {

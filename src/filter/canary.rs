@@ -83,15 +83,18 @@ mod tests {
         canary.takes(&headers, random)
     }
 
-    fn by_header(value: CanaryValue) -> Option<CanaryHeader> {
-        Some(CanaryHeader { name: HeaderName::from_static("x-canary"), value })
+    fn by_header(value: CanaryValue) -> CanaryHeader {
+        CanaryHeader { name: HeaderName::from_static("x-canary"), value }
     }
+
+    /// Fields of a request, and where it goes with a low and with a high number.
+    type Row<'a> = (&'a [(&'static str, &'a str)], bool, bool);
 
     #[test]
     fn header_goes_before_cookie_and_cookie_before_weight() {
         let cookie = Some("canary".into());
-        let all = Canary { header: by_header(CanaryValue::AlwaysOrNever), cookie, weight: 50, total: 100 };
-        let table: [(&[(&str, &str)], bool, bool); 9] = [
+        let all = Canary { header: Some(by_header(CanaryValue::AlwaysOrNever)), cookie, weight: 50, total: 100 };
+        let table: [Row; 9] = [
             (&[], true, false),
             (&[("x-canary", "always")], true, true),
             (&[("x-canary", "never")], false, false),
@@ -110,9 +113,9 @@ mod tests {
     #[test]
     fn another_value_than_the_one_asked_for_says_nothing() {
         let exact =
-            Canary { header: by_header(CanaryValue::Exact("blue".into())), cookie: None, weight: 0, total: 100 };
+            Canary { header: Some(by_header(CanaryValue::Exact("blue".into()))), cookie: None, weight: 0, total: 100 };
         let pattern = CanaryValue::Pattern(Pattern::new("^(blue|green)$").unwrap());
-        let pattern = Canary { header: by_header(pattern), ..exact.clone() };
+        let pattern = Canary { header: Some(by_header(pattern)), ..exact.clone() };
         for (value, by_exact, by_pattern) in
             [("blue", true, true), ("green", false, true), ("always", false, false), ("blues", false, false)]
         {

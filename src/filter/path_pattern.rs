@@ -48,7 +48,8 @@ impl PathPattern {
         }
         let escaped = |character: &char| !character.is_ascii() || ESCAPED_IN_PATHS.contains(&(*character as u8));
         if let Some(character) = text.chars().find(escaped) {
-            let bytes = character.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let bytes: Vec<String> = character.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let bytes = bytes.concat();
             return Err(InvalidPattern::Syntax(format!("paths have `{bytes}` in place of `{character}`")));
         }
         let (prefix, whole) = prefix(text);

@@ -59,16 +59,16 @@ pub fn admit(
     let verdict = match presented {
         None if settings.verify == VerifyClient::On => {
             let text = "this host is served over TLS only, to clients that have a certificate";
-            return Err(answer(StatusCode::FORBIDDEN, text, "tls_required"));
+            return Err(Box::new(answer(StatusCode::FORBIDDEN, text, "tls_required")));
         }
         None => Rc::new(Verdict::without_certificate(settings)),
         Some(presented) => presented.verdict(verifier, SystemTime::now()),
     };
     if let Some(text) = refusal(settings.verify, &verdict.outcome) {
-        return Err(refused(settings, text));
+        return Err(Box::new(refused(settings, text)));
     }
     if !verdict.is_named {
-        return Err(answer(StatusCode::FORBIDDEN, "client certificate unauthorized", "client_certificate"));
+        return Err(Box::new(answer(StatusCode::FORBIDDEN, "client certificate unauthorized", "client_certificate")));
     }
     // Nobody else's word counts under these names, not a trusted proxy's either.
     for name in [CLIENT_VERIFY, CLIENT_SUBJECT, CLIENT_ISSUER, CLIENT_CERTIFICATE] {
@@ -84,13 +84,14 @@ pub fn admit(
 fn refusal(verify: VerifyClient, outcome: &Outcome) -> Option<&'static str> {
     match (verify, outcome) {
         (VerifyClient::On, Outcome::None) => Some("No required SSL certificate was sent"),
-        (VerifyClient::Optional | VerifyClient::OptionalNoCa, Outcome::None) | (_, Outcome::Success) => None,
-        (VerifyClient::OptionalNoCa, Outcome::Failed(Rejected { unknown: true, .. })) => None,
+        (VerifyClient::Optional | VerifyClient::OptionalNoCa, Outcome::None)
+        | (_, Outcome::Success)
+        | (VerifyClient::OptionalNoCa, Outcome::Failed(Rejected { unknown: true, .. })) => None,
         (_, Outcome::Failed(_)) => Some("The SSL certificate error"),
     }
 }
 
-fn refused(settings: &ClientCertificates, text: &'static str) -> Box<Answer> {
+fn refused(settings: &ClientCertificates, text: &'static str) -> Answer {
     let page = settings.error_page.as_deref().and_then(|page| HeaderValue::from_str(page).ok());
     match page {
         None => answer(StatusCode::BAD_REQUEST, text, "client_certificate"),
@@ -102,8 +103,8 @@ fn refused(settings: &ClientCertificates, text: &'static str) -> Box<Answer> {
     }
 }
 
-fn answer(status: StatusCode, text: &'static str, reason: &'static str) -> Box<Answer> {
-    Box::new(Answer { status, headers: Vec::new(), text, reason })
+fn answer(status: StatusCode, text: &'static str, reason: &'static str) -> Answer {
+    Answer { status, headers: Vec::new(), text, reason }
 }
 
 impl Presented {
@@ -138,7 +139,7 @@ impl Verdict {
 
     fn of(chain: &[CertificateDer<'static>], verifier: &ClientVerifier, now: SystemTime) -> Self {
         let [leaf, ..] = chain else { return Self::without_certificate(&verifier.settings) };
-        let (outcome, verified) = match verifier.verify(chain, now) {
+        let (outcome, word) = match verifier.verify(chain, now) {
             Ok(()) => (Outcome::Success, "SUCCESS".to_owned()),
             Err(rejected) => (Outcome::Failed(rejected), format!("FAILED:{}", rejected.reason)),
         };
@@ -146,9 +147,9 @@ impl Verdict {
         // What nobody vouches for is anybody's to write.
         let verified_as = |pattern: &Pattern| matches!(outcome, Outcome::Success) && names(pattern, &subject);
         let is_named = verifier.settings.subject.as_ref().is_none_or(verified_as);
-        let certificate = verifier.settings.pass_certificate.then(|| escaped(leaf)).unwrap_or_default();
+        let certificate = if verifier.settings.pass_certificate { escaped(leaf) } else { String::new() };
         let fields = [
-            (CLIENT_VERIFY, verified),
+            (CLIENT_VERIFY, word),
             (CLIENT_SUBJECT, subject),
             (CLIENT_ISSUER, issuer),
             (CLIENT_CERTIFICATE, certificate),

@@ -1,7 +1,6 @@
 //! A rule's default backend: it gets the requests that no endpoint is there for, and answers instead of an endpoint,
 //! or of us, where the status is one of the rule's `custom-http-errors`. It is told what happened by fields, as
 //! ingress-nginx has them; what it answers is passed on, whatever its status. Other routes never come here.
-#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use http::request::Parts;
 use http::uri::PathAndQuery;

@@ -1,7 +1,6 @@
 //! What a request goes through between its decision and an endpoint: how long its body may be, who its client has to
 //! be, and whether the body is read whole first. All of it is a rule's to say; without it a request goes on at once,
 //! and its body streams, whatever its length.
-#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Body, Incoming};

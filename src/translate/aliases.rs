@@ -44,7 +44,7 @@ impl Translator {
                 continue;
             }
             if let Some(ruler) = ruler {
-                problems.push(taken(alias, parts, format!("Ingress {}, which has a rule for it", ruler.name)));
+                problems.push(taken(alias, parts, &format!("Ingress {}, which has a rule for it", ruler.name)));
                 continue;
             }
             // Where its own hosts are all somebody else's, that is said already.
@@ -53,7 +53,7 @@ impl Translator {
                 None => winner = Some((parts, host)),
                 Some((_, first)) if first == host => {}
                 Some((winner, _)) => {
-                    problems.push(taken(alias, parts, format!("Ingress {}, whose alias it is", winner.name)));
+                    problems.push(taken(alias, parts, &format!("Ingress {}, whose alias it is", winner.name)));
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Translator {
             } else {
                 continue;
             };
-            problems.push(taken(alias, parts, by));
+            problems.push(taken(alias, parts, &by));
         }
         problems
     }
@@ -95,7 +95,7 @@ impl Translator {
     }
 }
 
-fn taken(alias: &HostPattern, parts: &Parts, by: String) -> Problem {
+fn taken(alias: &HostPattern, parts: &Parts, by: &str) -> Problem {
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
     let what = format!("host `{alias}` belongs to {by}");
     Problem::new(object, annotations::field(ALIAS), what, "take the name out here, or the other one there")

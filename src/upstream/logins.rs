@@ -258,10 +258,12 @@ mod tests {
         Arc::new(BasicAuth { challenge, users: Users::new(users).unwrap() })
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "it is checked in its box")]
     fn login(hash: &str, credentials: &'static str) -> Box<Login> {
         login_of(romeo(hash), credentials)
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "likewise")]
     fn login_of(auth: Arc<BasicAuth>, credentials: &'static str) -> Box<Login> {
         let filter = Filter::BasicAuth(auth);
         let (mut head, ()) = Request::builder().method(Method::GET).body(()).unwrap().into_parts();

@@ -146,7 +146,7 @@ mod tests {
         let others: Vec<Whole> = (0..2)
             .map(|_| {
                 let mut store = store();
-                assert!(store.add(&[0; WHOLE_BYTES_MAX]));
+                assert!(store.add(&vec![0; WHOLE_BYTES_MAX]));
                 store.whole()
             })
             .collect();

@@ -27,7 +27,9 @@ fn htpasswd() -> String {
 
 /// A Secret with these keys.
 fn secret(name: &str, data: &[(&str, &str)]) -> String {
-    let lines: String = data.iter().map(|(key, value)| format!("  {key}: {}\n", base64(value.as_bytes()))).collect();
+    let lines: Vec<String> =
+        data.iter().map(|(key, value)| format!("  {key}: {}\n", base64(value.as_bytes()))).collect();
+    let lines = lines.concat();
     format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ndata:\n{lines}")
 }
 

@@ -101,7 +101,7 @@ fn an_endpoint_that_accepts_no_connection_in_time_is_504_or_passed_over() {
 #[test]
 fn a_request_that_waits_for_endpoints_that_went_goes_to_those_that_came() {
     let silent = [(); 4].map(|()| Silent::new());
-    let folder = Folder::to_addresses(&silent.each_ref().map(|silent| silent.address()));
+    let folder = Folder::to_addresses(&silent.each_ref().map(Silent::address));
     let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--connect-timeout", "1h"]);
     let mut client = Connection::open(portunus.http);
     client.send(get("/", ""));

@@ -7,8 +7,11 @@ use crate::harness::reach::*;
 use crate::harness::tls::Client;
 use crate::harness::*;
 
+/// A host, what its Ingress asks for, and whether it has a certificate.
+type Host<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+
 /// One Ingress for each host with these keys; those of TLS have a certificate of their own.
-fn served(hosts: &[(&str, &[(&str, &str)], bool)], flags: &[&str]) -> (Backend, Folder, Portunus) {
+fn served(hosts: &[Host], flags: &[&str]) -> (Backend, Folder, Portunus) {
     let backend = Backend::named("app");
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", &[backend.address()]));
@@ -42,7 +45,7 @@ fn redirects(portunus: &Portunus, host: &str, target: &str, status: u16, to: &st
 
 #[test]
 fn a_host_with_a_certificate_sends_http_to_https_and_says_so_over_tls() {
-    let hosts: [(&str, &[(&str, &str)], bool); 4] = [
+    let hosts: [Host; 4] = [
         ("a.test", &[], true),
         ("kept.test", &[("preserve-trailing-slash", "true")], true),
         ("plain.test", &[], false),
@@ -59,22 +62,21 @@ fn a_host_with_a_certificate_sends_http_to_https_and_says_so_over_tls() {
     assert_eq!(backend.count(), 0);
     assert_reaches(&portunus, "plain.test", "/", "app");
     assert_reaches(&portunus, "off.test", "/", "app");
-    let hsts = |host: &str| {
+    let over_tls = |host: &str| {
         let (response, _) = Client::new().get(portunus.https, host, host, "/");
         (response.status, response.header("strict-transport-security").map(str::to_owned))
     };
     let value = Some("max-age=31536000; includeSubDomains".to_owned());
-    assert_eq!(hsts("a.test"), (200, value.clone()));
-    assert_eq!(hsts("off.test"), (200, value));
+    assert_eq!(over_tls("a.test"), (200, value.clone()));
+    assert_eq!(over_tls("off.test"), (200, value));
     // Nobody asked for TLS there, and over http browsers would not listen.
-    assert_eq!(hsts("plain.test"), (200, None));
+    assert_eq!(over_tls("plain.test"), (200, None));
     assert_eq!(portunus.get("off.test", "/").header("strict-transport-security"), None);
 }
 
 #[test]
 fn the_operator_decides_for_all_and_an_ingress_for_itself() {
-    let hosts: [(&str, &[(&str, &str)], bool); 2] =
-        [("a.test", &[], true), ("own.test", &[("ssl-redirect", "true")], true)];
+    let hosts: [Host; 2] = [("a.test", &[], true), ("own.test", &[("ssl-redirect", "true")], true)];
     let (_backend, _folder, portunus) = served(&hosts, &["--ssl-redirect", "false", "--hsts", "false"]);
     assert_reaches(&portunus, "a.test", "/", "app");
     redirects(&portunus, "own.test", "/", 308, "https://own.test/");
@@ -84,7 +86,7 @@ fn the_operator_decides_for_all_and_an_ingress_for_itself() {
 
 #[test]
 fn a_proxy_in_front_that_ended_tls_is_believed_if_it_is_trusted() {
-    let forced: [(&str, &[(&str, &str)], bool); 1] = [("a.test", &[("force-ssl-redirect", "true")], false)];
+    let forced: [Host; 1] = [("a.test", &[("force-ssl-redirect", "true")], false)];
     for (flags, status) in [(&["--trusted-proxies", "127.0.0.1"][..], 200), (&[], 308)] {
         let (_backend, _folder, portunus) = served(&forced, flags);
         redirects(&portunus, "a.test", "/b", 308, "https://a.test/b");
@@ -116,7 +118,7 @@ fn a_certificate_authority_gets_its_proof_beside_redirects_and_access_rules() {
 
 #[test]
 fn roots_and_urls_are_as_the_annotations_say() {
-    let hosts: [(&str, &[(&str, &str)], bool); 5] = [
+    let hosts: [Host; 5] = [
         ("root.test", &[("app-root", "/app?a=b")], false),
         ("relative.test", &[("app-root", "/app"), ("relative-redirects", "true")], false),
         ("permanent.test", &[("permanent-redirect", "https://new.test/a?b=c")], false),
@@ -168,7 +170,7 @@ fn nginx_answers_alike() {
         server { listen 127.0.0.1:PORT; server_name permanent.test; location / { return 301 https://new.test/a; } }
         server { listen 127.0.0.1:PORT; server_name temporal.test; location / { return 307 https://new.test/a; } }";
     let nginx = Nginx::start(servers);
-    let hosts: [(&str, &[(&str, &str)], bool); 3] = [
+    let hosts: [Host; 3] = [
         ("root.test", &[("app-root", "/app")], false),
         ("permanent.test", &[("permanent-redirect", "https://new.test/a")], false),
         ("temporal.test", &[("temporal-redirect", "https://new.test/a"), ("temporal-redirect-code", "307")], false),

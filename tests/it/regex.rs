@@ -174,11 +174,14 @@ fn rules_and_rewrites_are_nginxs() {
     }
 }
 
+/// Why, the rules, a target, and what we and nginx make of it.
+type Difference<'a> = (&'a str, &'a [Rule], &'a str, (u16, &'a str), (u16, &'a str));
+
 /// What is other than in nginx, and is meant to be; docs/routing.md has the same list.
 #[test]
 fn what_differs_from_nginx_does_for_a_reason() {
     #[rustfmt::skip]
-    let rows: &[(&str, &[Rule], &str, (u16, &str), (u16, &str))] = &[
+    let rows: &[Difference] = &[
         ("a path that isn't rewritten is sent in its one meaning too",
             &[regex("/a.*")], "/a/%61/./b", (200, "0 /a/a/b"), (200, "0 /a/%61/./b")),
         ("an escaped slash is no slash",

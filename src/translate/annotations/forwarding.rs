@@ -112,6 +112,7 @@ pub(in crate::translate) fn seconds(text: &str) -> Option<u32> {
 }
 
 /// A size as nginx writes it; `Some(None)` is none.
+#[expect(clippy::option_option, reason = "no size, or a size that is none")]
 pub(in crate::translate) fn size(text: &str) -> Option<Option<u64>> {
     let (digits, unit) = match text.as_bytes().last()?.to_ascii_lowercase() {
         b'k' => (&text[..text.len() - 1], 1 << 10),

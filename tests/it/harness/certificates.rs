@@ -89,13 +89,13 @@ impl Authority {
 
     /// A client's certificate: `CN=name,O=Verona`.
     pub fn client(&self, name: &str) -> Identity {
-        self.signed(&client_params(name), key(Key::Ecdsa))
+        self.signed(&client_params(name), &key(Key::Ecdsa))
     }
 
     pub fn expired_client(&self, name: &str) -> Identity {
         let mut params = client_params(name);
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
-        self.signed(&params, key(Key::Ecdsa))
+        self.signed(&params, &key(Key::Ecdsa))
     }
 
     /// One that is valid for so long from now on.
@@ -103,11 +103,11 @@ impl Authority {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         let mut params = client_params(name);
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + time;
-        self.signed(&params, key(Key::Ecdsa))
+        self.signed(&params, &key(Key::Ecdsa))
     }
 
-    fn signed(&self, params: &CertificateParams, key: KeyPair) -> Identity {
-        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
+    fn signed(&self, params: &CertificateParams, key: &KeyPair) -> Identity {
+        let certificate = params.signed_by(key, &self.issuer).expect("a leaf");
         let chain_pem = format!("{}{}", certificate.pem(), self.chain_pem);
         Identity { chain_pem, key_pem: key.serialize_pem(), leaf: certificate.der().clone() }
     }
@@ -117,7 +117,7 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("names");
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         params.not_after = rcgen::date_time_ymd(not_after_year, 1, 1);
-        self.signed(&params, key(kind))
+        self.signed(&params, &key(kind))
     }
 }
 
