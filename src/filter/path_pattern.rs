@@ -36,8 +36,26 @@ pub struct PathPattern {
     text: Box<str>,
     /// What every path begins with that it takes.
     prefix: Box<str>,
-    /// Not for what is only a prefix.
-    program: Option<Program>,
+    rest: Rest,
+}
+
+/// What follows the prefix. Most paths that are written are one of the first four, and need no program.
+enum Rest {
+    /// Anything.
+    Any,
+    /// `(.*)`
+    Captured,
+    /// `/?(.*)`
+    BehindAnySlash,
+    /// `(/|$)(.*)`
+    BehindASlashOrNothing,
+    Program(Program),
+}
+
+/// What was found in a path.
+enum Found<'p> {
+    Rest([&'p str; 2]),
+    Program(regex_automata::util::captures::Captures),
 }
 
 impl PathPattern {
@@ -52,14 +70,24 @@ impl PathPattern {
             let bytes = bytes.concat();
             return Err(InvalidPattern::Syntax(format!("paths have `{bytes}` in place of `{character}`")));
         }
-        let (prefix, whole) = prefix(text);
-        let program = if whole { None } else { Some(Program::new(&format!("^{text}"))?) };
-        Ok(Self { text: text.into(), prefix: prefix.into(), program })
+        let usual = [
+            ("(/|$)(.*)", Rest::BehindASlashOrNothing),
+            ("/?(.*)", Rest::BehindAnySlash),
+            ("(.*)", Rest::Captured),
+            ("", Rest::Any),
+        ];
+        for (suffix, rest) in usual {
+            if let Some((plain, true)) = text.strip_suffix(suffix).map(prefix) {
+                return Ok(Self { text: text.into(), prefix: plain.into(), rest });
+            }
+        }
+        let rest = Rest::Program(Program::new(&format!("^{text}"))?);
+        Ok(Self { text: text.into(), prefix: prefix(text).0.into(), rest })
     }
 
     /// One that takes what begins with this text, whatever it is.
     pub fn literal(text: &str) -> Self {
-        Self { text: regex::escape(text).into(), prefix: text.into(), program: None }
+        Self { text: regex::escape(text).into(), prefix: text.into(), rest: Rest::Any }
     }
 
     pub fn as_str(&self) -> &str {
@@ -68,21 +96,47 @@ impl PathPattern {
 
     /// How many `$1`, `$2`, … there are.
     pub fn captures(&self) -> usize {
-        self.program.as_ref().map_or(0, Program::captures)
+        match &self.rest {
+            Rest::Any => 0,
+            Rest::Captured | Rest::BehindAnySlash => 1,
+            Rest::BehindASlashOrNothing => 2,
+            Rest::Program(program) => program.captures(),
+        }
     }
 
     pub fn is_match(&self, path: &str) -> bool {
-        let begins = path.as_bytes().get(..self.prefix.len());
-        begins.is_some_and(|begin| begin.eq_ignore_ascii_case(self.prefix.as_bytes()))
-            && self.program.as_ref().is_none_or(|program| program.is_match(path))
+        let Some(rest) = self.behind_prefix(path) else { return false };
+        match &self.rest {
+            Rest::Any | Rest::Captured | Rest::BehindAnySlash => true,
+            Rest::BehindASlashOrNothing => rest.is_empty() || rest.starts_with('/'),
+            Rest::Program(program) => program.is_match(path),
+        }
+    }
+
+    fn behind_prefix<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let (begin, rest) = path.split_at_checked(self.prefix.len())?;
+        begin.eq_ignore_ascii_case(&self.prefix).then_some(rest)
     }
 
     /// What `$1`, `$2`, … stand for in a path that matches.
     pub(super) fn capture<'p>(&self, path: &'p str) -> impl Fn(usize) -> &'p str + use<'p> {
-        let found = self.program.as_ref().map(|program| program.find(path));
-        move |number| {
-            let place = found.as_ref().and_then(|found| found.get_group(number));
-            place.and_then(|place| path.get(place.range())).unwrap_or_default()
+        let rest = self.behind_prefix(path).unwrap_or_default();
+        let found = match &self.rest {
+            Rest::Any => Found::Rest(["", ""]),
+            Rest::Captured => Found::Rest([rest, ""]),
+            Rest::BehindAnySlash => Found::Rest([rest.strip_prefix('/').unwrap_or(rest), ""]),
+            Rest::BehindASlashOrNothing => {
+                let (slash, rest) = rest.split_at(usize::from(rest.starts_with('/')));
+                Found::Rest([slash, rest])
+            }
+            Rest::Program(program) => Found::Program(program.find(path)),
+        };
+        move |number| match &found {
+            Found::Rest(all) => all.get(number.wrapping_sub(1)).copied().unwrap_or_default(),
+            Found::Program(found) => {
+                let place = found.get_group(number);
+                place.and_then(|place| path.get(place.range())).unwrap_or_default()
+            }
         }
     }
 }
@@ -210,6 +264,26 @@ mod tests {
         assert!(PathPattern::literal("/a(b").is_match("/A(bc"));
     }
 
+    /// The usual ones and the program that each would be come to the same.
+    #[test]
+    fn what_needs_no_program_is_read_as_one_would_read_it() {
+        for text in ["/", "/a", "/a.b", "/(.*)", "/a(.*)", "/a/(.*)", "/a/?(.*)", "/a(/|$)(.*)", r"/a\.b(/|$)(.*)"] {
+            let pattern = PathPattern::new(text).unwrap();
+            let program = Program::new(&format!("^{text}")).unwrap();
+            assert_eq!(pattern.captures(), program.captures(), "{text}");
+            for path in ["/", "/a", "/A", "/a/", "/ab", "/a/b", "/a//b/", "/a.b", "/a.B/c", "/aXb/c", "/é/a", "/b"] {
+                assert_eq!(pattern.is_match(path), program.is_match(path), "{text} {path}");
+                if pattern.is_match(path) {
+                    let (found, by_program) = (pattern.capture(path), program.find(path));
+                    for number in 1..4 {
+                        let place = by_program.get_group(number).map_or("", |place| &path[place.range()]);
+                        assert_eq!(found(number), place, "{text} {path} ${number}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn many_are_searched_with_together_and_come_to_the_same() {
         let texts =
@@ -262,7 +336,7 @@ mod tests {
         ];
         for (text, expected, whole) in table {
             let pattern = PathPattern::new(text).unwrap();
-            assert_eq!((&*pattern.prefix, pattern.program.is_none()), (expected, whole), "{text}");
+            assert_eq!((&*pattern.prefix, matches!(pattern.rest, Rest::Any)), (expected, whole), "{text}");
         }
     }
 

@@ -323,10 +323,10 @@ pub fn client_address(headers: &HeaderMap, peer: &Peer, trusted: &[IpNet]) -> Ip
 
 /// Whether the client speaks TLS, with us or with a proxy in front that is trusted.
 pub fn is_https(headers: &HeaderMap, peer: &Peer, secure: bool) -> bool {
-    match headers.get(&X_FORWARDED_PROTO).filter(|_| peer.trusted) {
-        Some(scheme) => scheme.as_bytes().eq_ignore_ascii_case(b"https"),
-        None => secure,
+    if !peer.trusted {
+        return secure;
     }
+    headers.get(&X_FORWARDED_PROTO).map_or(secure, |scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The port that `Host` names.
