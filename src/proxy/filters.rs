@@ -75,16 +75,16 @@ pub(super) fn apply(
     }
     let Request { upstream_host, rewritten, .. } = request;
     if let Some(path) = rewritten {
-        replace_path(head, &path)?;
+        replace_path(head, path)?;
     }
     Ok(Outcome { upstream_host: upstream_host.map(Box::new), key, login })
 }
 
 /// Puts a path that a filter made into the target. What a pattern found can have another meaning in its new place: a
 /// path that isn't in its one meaning any more, as one with dot segments, would reach what no rule meant.
-fn replace_path(head: &mut Parts, path: &str) -> Result<(), Error> {
+fn replace_path(head: &mut Parts, path: String) -> Result<(), Error> {
     const NO_PATH: Error = Error::Malformed("the path that the rule makes of it is none");
-    if normalize(path).map_err(|_| NO_PATH)?.sent != path {
+    if normalize(&path).map_err(|_| NO_PATH)?.sent != path {
         return Err(NO_PATH);
     }
     let target = match head.uri.query() {

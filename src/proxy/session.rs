@@ -10,6 +10,9 @@ use http::{HeaderMap, HeaderValue, header};
 use crate::model::{Affinity, SameSite};
 use crate::upstream::{Endpoint, Token, Upstream};
 
+/// Room for a cookie: most fit.
+const COOKIE_BYTES: usize = 160;
+
 /// The session of one request.
 pub struct Session {
     /// The endpoint that the client's cookie names.
@@ -55,15 +58,25 @@ impl Session {
     /// The `Set-Cookie` of the answer, if the session is new or has moved.
     pub fn set_cookie(&self, secure: bool) -> Option<HeaderValue> {
         let (token, affinity) = (self.set?, self.cookie.as_ref()?);
-        let now = jiff::Timestamp::now();
-        let text = write(affinity, token, secure, self.misreads_none, now);
+        let text = write(affinity, token, secure, self.misreads_none, jiff::Timestamp::now);
         Some(HeaderValue::try_from(text).expect("translate takes what can stand in a field"))
     }
 }
 
-fn write(affinity: &Affinity, token: Token, tls: bool, misreads_none: bool, now: jiff::Timestamp) -> String {
+fn write(
+    affinity: &Affinity,
+    token: Token,
+    tls: bool,
+    misreads_none: bool,
+    now: impl FnOnce() -> jiff::Timestamp,
+) -> String {
     let Affinity { cookie, path, domain, expires, max_age, secure, same_site, .. } = affinity;
-    let mut text = format!("{cookie}={token}; Path={path}");
+    let mut text = String::with_capacity(COOKIE_BYTES);
+    let digits = token.digits();
+    let token = std::str::from_utf8(&digits).expect("digits are ASCII");
+    for part in [&**cookie, "=", token, "; Path=", path] {
+        text.push_str(part);
+    }
     let mut add = |name: &str, value: &dyn std::fmt::Display| {
         write!(text, "; {name}={value}").expect("a String takes all");
     };
@@ -74,6 +87,7 @@ fn write(affinity: &Affinity, token: Token, tls: bool, misreads_none: bool, now:
         add("Max-Age", seconds);
     }
     if let Some(seconds) = expires {
+        let now = now();
         let end = now.saturating_add(jiff::SignedDuration::from_secs((*seconds).into())).unwrap_or(now);
         // RFC 9110, 5.6.7.
         add("Expires", &end.strftime("%a, %d %b %Y %H:%M:%S GMT"));
@@ -127,7 +141,7 @@ mod tests {
 
     fn written(affinity: &Affinity, tls: bool, misreads_none: bool) -> String {
         let token = Token::parse(TOKEN.as_bytes()).unwrap();
-        let text = write(affinity, token, tls, misreads_none, jiff::Timestamp::from_second(784_111_777).unwrap());
+        let text = write(affinity, token, tls, misreads_none, || jiff::Timestamp::from_second(784_111_777).unwrap());
         text.strip_prefix(&format!("route={TOKEN}; ")).unwrap().to_owned()
     }
 

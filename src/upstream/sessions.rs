@@ -12,6 +12,7 @@ use crate::model::{ObjectName, Seed};
 
 /// 128 bits: none is met by chance.
 const TOKEN_BYTES: usize = 16;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// What a session's cookie says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,11 +33,21 @@ impl Token {
         }
         Some(Self(value))
     }
+
+    /// What [`Self::parse`] reads.
+    pub fn digits(self) -> [u8; 2 * TOKEN_BYTES] {
+        let mut digits = [0; 2 * TOKEN_BYTES];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        digits
+    }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(std::str::from_utf8(&self.digits()).expect("digits are ASCII"))
     }
 }
 
