@@ -97,9 +97,17 @@ fn a_proxy_in_front_that_ended_tls_is_believed_if_it_is_trusted() {
 
 /// A cert-manager HTTP-01 solver is an Ingress of its own beside the one that it proves the host of.
 #[test]
-fn a_certificate_authority_gets_its_proof_beside_redirects_and_access_rules() {
-    let keys = [("force-ssl-redirect", "true"), ("allowlist-source-range", "192.0.2.0/24")];
+fn a_certificate_authority_gets_its_proof_beside_redirects_passwords_and_access_rules() {
+    let keys = [
+        ("force-ssl-redirect", "true"),
+        ("allowlist-source-range", "192.0.2.0/24"),
+        ("auth-type", "basic"),
+        ("auth-secret", "users"),
+    ];
     let (_backend, folder, portunus) = served(&[("a.test", &keys, true)], &[]);
+    let users = "apiVersion: v1\nkind: Secret\nmetadata: {name: users}\n\
+                 stringData: {auth: 'romeo:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ='}\n";
+    portunus.after(|| folder.write("users.yaml", users));
     let solver = Backend::named("the proof");
     folder.write("solver-app.yaml", app("default", "solver", &[solver.address()]));
     let path = "/.well-known/acme-challenge/0123abcd";
