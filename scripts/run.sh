@@ -53,7 +53,8 @@ await() {
 for i in "${!echoes[@]}"; do
     start echo --listen "${echoes[i]}" --name "echo-$((i + 1))"
 done
-start serve --manifests examples/verona --http-listen "$http" --https-listen "$https" --admin-listen "$admin"
+# The same hosts are asked over HTTP and HTTPS here; without the flag HTTP would send to HTTPS.
+start serve --manifests examples/verona --ssl-redirect false --http-listen "$http" --https-listen "$https" --admin-listen "$admin"
 for address in "${echoes[@]}"; do
     await "http://$address/"
 done
