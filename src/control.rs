@@ -70,6 +70,8 @@ pub struct Control {
     unpublished: Changed,
     /// It waits for something that was asked for just now.
     waiting: bool,
+    /// Since when nothing was published because of that.
+    waiting_since: Option<Instant>,
     pub standing: Rc<RefCell<Standing>>,
 }
 
@@ -106,6 +108,7 @@ impl Control {
             from_snapshot: Cell::new(false),
             unpublished: Changed::default(),
             waiting: false,
+            waiting_since: None,
             standing: Rc::default(),
         }
     }
@@ -257,9 +260,13 @@ impl Control {
             Provider::Cluster(cluster) => cluster.stores.synced() && cluster.stores.awaits(first),
             Provider::Folder { .. } => false,
         };
+        // Whatever else is named meanwhile: endpoints that come and go don't wait for it for ever.
+        let since = self.waiting_since.get_or_insert_with(Instant::now);
+        self.waiting &= since.elapsed() < Stores::awaited_max(first);
         if self.waiting {
             return self.note_standing();
         }
+        self.waiting_since = None;
         let changed = std::mem::take(&mut self.unpublished);
         self.publish(&changed);
         let translator = self.translator.borrow();

@@ -13,8 +13,8 @@ use regex_syntax::ParserBuilder;
 
 use super::InvalidPattern;
 
-/// Largest program, in bytes: enough for any path that was meant, and little beside a table.
-const PROGRAM_BYTES_MAX: usize = 256 * 1024;
+/// Largest program, in bytes: usual ones take 1.2 KiB, and what a request costs grows with it.
+const PROGRAM_BYTES_MAX: usize = 32 * 1024;
 /// Memory for what a search has looked at, in bytes of one bit for each state and place: a usual pattern and a path of
 /// 8 KiB. It bounds what a thread keeps, and what is made zero for a search.
 const VISITED_BYTES_MAX: usize = 32 * 1024;
@@ -42,6 +42,11 @@ impl Program {
     /// How many `$1`, `$2`, … there are.
     pub(super) fn captures(&self) -> usize {
         self.0.get_nfa().group_info().all_group_len() - 1
+    }
+
+    /// States of the automaton: a search looks at each of them at each place of a path, at worst.
+    pub(super) fn states(&self) -> usize {
+        self.0.get_nfa().states().len()
     }
 
     pub(super) fn is_match(&self, path: &str) -> bool {

@@ -23,6 +23,9 @@ const STALE_MAX: u8 = 3;
 /// and not counted.
 const CONNECT_TIMEOUTS_MAX: u8 = 3;
 
+/// Most tries, if there are not more endpoints, whatever a rule says: those that failed are asked again at once.
+const TRIES_MAX: u32 = 16;
+
 /// What is known of a connection once a request has it.
 #[derive(Clone, Copy)]
 pub struct Carrier {
@@ -168,7 +171,7 @@ impl Attempts {
         self.tries += 1;
         let max = match retry.tries {
             0 => self.endpoints,
-            tries => tries,
+            tries => tries.min(self.endpoints.max(TRIES_MAX)),
         };
         let since = exchange.connection.worker.clock.now() - self.begun;
         let in_time = retry.timeout_seconds.is_none_or(|seconds| since < ticks(Duration::from_secs(seconds.into())));

@@ -37,8 +37,12 @@ impl Regexes {
         Some(Self { patterns: PathPatterns::new(patterns), rules: indices, default })
     }
 
-    /// The index of the rule for a path in normal form.
+    /// The index of the rule for a path in normal form; none for one that could take too long to find: nobody else's
+    /// requests wait for it, and nothing is opened by it.
     pub fn find(&self, path: &str) -> Option<usize> {
+        if self.patterns.are_too_much_for(path) {
+            return None;
+        }
         self.patterns.first(path).map(|place| self.rules[place]).or(self.default)
     }
 }

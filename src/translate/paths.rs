@@ -264,11 +264,13 @@ pub(super) fn meant(located: &Located, exacts: &BTreeSet<&str>) -> Option<(PathP
     // ingress-nginx makes `/p/` and `/p` of a Prefix `/p`, but for one with an Exact `/p` beside it.
     let below = located.written.kind == WrittenKind::Prefix && !text.ends_with('/') && exacts.contains(text);
     let text = if below { Cow::Owned(format!("{text}/")) } else { Cow::Borrowed(text) };
-    let read = PathPattern::new(&text);
-    let literal = |error| {
-        (PathPattern::literal(&normalize(&text).map_or_else(|_| text.clone(), |path| path.matched)), Some(error))
-    };
-    Some(read.map_or_else(literal, |pattern| (pattern, None)))
+    let normal = normalize(&text).map_or_else(|_| text.clone(), |path| path.matched);
+    let literal = |error| (PathPattern::literal(&normal), error);
+    // What requests are compared in is that form; text of another would take none.
+    if normal != text {
+        return Some(literal(None));
+    }
+    Some(PathPattern::new(&text).map_or_else(|error| literal(Some(error)), |pattern| (pattern, None)))
 }
 
 fn text(located: &Located) -> Option<&str> {

@@ -91,13 +91,17 @@ impl Pools {
         if !multiplexes || plain {
             return self.connect(upstream, endpoint, limit).await;
         }
-        let Ok(_one_at_a_time) = tokio::time::timeout(limit, connecting.lock()).await else {
+        let Ok(one_at_a_time) = tokio::time::timeout(limit, connecting.lock()).await else {
             return Err(ConnectError::TimedOut(limit));
         };
-        match self.open(&endpoint.slot) {
-            Some(acquired) => Ok(acquired),
-            None => self.connect(upstream, endpoint, limit).await,
+        if let Some(acquired) = self.open(&endpoint.slot) {
+            return Ok(acquired);
         }
+        // Whoever was first may have found that there is nothing to share: then nobody waits for another.
+        let waits = (!self.with(&endpoint.slot, |pool| pool.plain)).then_some(one_at_a_time);
+        let connected = self.connect(upstream, endpoint, limit).await;
+        drop(waits);
+        connected
     }
 
     /// An open connection, if there is one.
@@ -119,7 +123,11 @@ impl Pools {
         endpoint: &Endpoint,
         limit: Duration,
     ) -> Result<Acquired, ConnectError> {
-        self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1), limit).await
+        let plain = self.with(&endpoint.slot, |pool| pool.plain);
+        let made = self.make(upstream, endpoint, upstream.tls.as_ref().map(|tls| &tls.http1), limit).await;
+        // It was not asked what it would choose.
+        self.with(&endpoint.slot, |pool| pool.plain = plain);
+        made
     }
 
     /// A new connection.

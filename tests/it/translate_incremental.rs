@@ -42,11 +42,11 @@ impl Debug for Event {
     }
 }
 
-/// A rule without what comes to it from the host: that it is served by https.
+/// A rule without what comes to it from others: that its host is served by https, and an alternative.
 fn served(rule: &Rule) -> Rule {
     let of_host = |filter: &Filter| matches!(filter, Filter::HttpsRedirect(_) | Filter::Hsts(_));
     let filters = rule.filters.iter().filter(|filter| !of_host(filter)).cloned().collect();
-    Rule { filters, ..rule.clone() }
+    Rule { filters, canary: None, ..rule.clone() }
 }
 
 proptest! {

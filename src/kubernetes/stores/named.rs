@@ -83,10 +83,15 @@ impl Stores {
         self.named.exceeded = left_out > 0;
     }
 
+    /// How long anybody waits for watches that have just begun, however many there are one after the other.
+    pub fn awaited_max(at_first: bool) -> Duration {
+        if at_first { AWAITED_AT_FIRST_MAX } else { AWAITED_MAX }
+    }
+
     /// Whether a named object may arrive any moment, so that a table without it would be one that nobody meant. A
     /// watch that is refused is not waited for, and none for long.
     pub fn awaits(&self, at_first: bool) -> bool {
-        let limit = if at_first { AWAITED_AT_FIRST_MAX } else { AWAITED_MAX };
+        let limit = Self::awaited_max(at_first);
         self.sources.values().any(|source| {
             let refused = source.failure.as_ref().is_some_and(|failure| failure.refused);
             !source.synced && !refused && source.follows.as_ref().is_some_and(|follows| follows.begun.elapsed() < limit)
