@@ -133,7 +133,8 @@ fn finish(
     ingresses: &[&Parts],
     settings: &Settings,
 ) -> Host {
-    let speaks_tls = certificate.is_some() || ingresses.iter().any(|parts| parts.listed.contains_key(pattern));
+    let speaks_tls = certificate.is_some()
+        || ingresses.iter().any(|parts| parts.listed.contains_key(pattern) || parts.speaks_tls.contains(pattern));
     let with_filters = |(mut rule, https): (Rule, Https)| {
         if rule.backends.is_empty() {
             return rule;

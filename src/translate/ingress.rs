@@ -23,9 +23,10 @@ pub(super) struct Parts {
     /// By host; those of one host in the order of the Ingress.
     pub(super) rules: Vec<(HostPattern, Located)>,
     pub(super) tls: Vec<Tls>,
-    /// The hosts of its TLS blocks, and the places in `tls` that list them, in order: none, if its TLS blocks leave
-    /// the certificate to the operator.
+    /// The places in `tls` that list a host, in order.
     pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
+    /// Hosts of TLS blocks that leave the certificate to the operator. They are not claimed by it.
+    pub(super) speaks_tls: BTreeSet<HostPattern>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, String)>,
     /// Its annotations keep somebody out.
@@ -94,6 +95,7 @@ impl Parts {
             rules: Vec::new(),
             tls: Vec::new(),
             listed: BTreeMap::new(),
+            speaks_tls: BTreeSet::new(),
             backends: Vec::new(),
             restricts: false,
             is_canary: false,
@@ -398,12 +400,12 @@ impl Parts {
                 .enumerate()
                 .filter_map(|(index, host)| self.host(host, format!("{field}.hosts[{index}]")))
                 .collect();
-            for host in &hosts {
-                self.listed.entry(host.clone()).or_default();
-            }
             // Without a secretName TLS ends with the default certificate; with hosts of which none can be read, the
             // block must not spread to other hosts.
-            let Some(secret) = &tls.secret else { continue };
+            let Some(secret) = &tls.secret else {
+                self.speaks_tls.extend(hosts);
+                continue;
+            };
             if hosts.is_empty() && !tls.hosts.is_empty() {
                 continue;
             }

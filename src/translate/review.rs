@@ -151,12 +151,14 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
         let Together { rules, warnings, .. } = paths::read_together(&host, decider, located.collect());
         problems.extend(warnings);
         let own = rules.iter().filter(|(other, ..)| parts.is_canary && other.name == parts.name);
+        // What only holds a host is there as long as nothing else is.
+        let working = rules.iter().any(|(other, located, _)| !other.is_canary && !located.holds);
         for (_, located, canary) in own {
             let same = |canary_too: bool| {
                 let of_path = rules
                     .iter()
                     .filter(move |(other, _, rule)| other.is_canary == canary_too && rule.path == canary.path);
-                of_path.filter(|(other, located, _)| !located.holds && other.name != parts.name)
+                of_path.filter(|(other, located, _)| located.holds != working && other.name != parts.name)
             };
             let mut main = same(false).map(|(.., rule)| rule.clone().into_owned()).next();
             if let Some(main) = &mut main {
