@@ -108,10 +108,18 @@ pub(super) fn decider<'a>(
     pattern: &HostPattern,
     ingresses: impl Iterator<Item = &'a Parts> + Clone,
 ) -> Option<&'a str> {
-    let mut all = ingresses.filter(|parts| !parts.is_canary && parts.rules_host(pattern));
+    let mut all = ingresses.clone().filter(|parts| !parts.is_canary && parts.rules_host(pattern));
+    working_decider(pattern, ingresses).or_else(|| all.next().map(|parts| &*parts.name.namespace))
+}
+
+/// The same, if any of the rules can be used; who only holds a host gives way.
+pub(super) fn working_decider<'a>(
+    pattern: &HostPattern,
+    ingresses: impl Iterator<Item = &'a Parts>,
+) -> Option<&'a str> {
     let works = |parts: &&Parts| parts.rules_of(pattern).iter().any(|(_, located)| located.turn() == 0);
-    let first = all.clone().find(works).or_else(|| all.next());
-    first.map(|parts| &*parts.name.namespace)
+    let mut all = ingresses.filter(|parts| !parts.is_canary && parts.rules_host(pattern));
+    all.find(works).map(|parts| &*parts.name.namespace)
 }
 
 /// What to say of a regular expression that is one too many. The place of one that keeps somebody out is nobody's.

@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1 as networking;
 
 use super::annotations::ClientsAsked;
 use super::few::Few;
-use super::host::{clients, conflict, decider, listed_twice, no_canary};
+use super::host::{clients, conflict, decider, listed_twice, no_canary, working_decider};
 use super::ingress::{Parts, Tls, secret_problem};
 use super::object::Object;
 use super::paths::{self, Together};
@@ -122,7 +122,7 @@ fn beside<'a>(translator: &'a Translator, parts: &'a Parts, host: &HostPattern) 
     others.filter_map(|name| translator.ingresses.get(name)).chain([parts]).collect()
 }
 
-/// Who decides for the host: who does now, as long as anybody has rules for it.
+/// Who decides for the host: who does now, as long as anybody has rules for it that can be used.
 fn decides<'a>(
     translator: &'a Translator,
     parts: &'a Parts,
@@ -133,7 +133,7 @@ fn decides<'a>(
     let others = ingresses.iter().copied().filter(|other| other.name != parts.name);
     let mut now: Vec<&Parts> = others.chain(before).collect();
     now.sort_by_key(|parts| parts.age());
-    decider(host, now.into_iter()).or_else(|| decider(host, ingresses.iter().copied()))
+    working_decider(host, now.into_iter()).or_else(|| decider(host, ingresses.iter().copied()))
 }
 
 /// What comes to the candidate from those that it shares its hosts with, and takes nothing from anybody else.
