@@ -327,7 +327,7 @@ pub struct Logging {
     /// Form of the process's own log, which goes to stderr
     #[arg(long, env = "PORTUNUS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also by module
+    /// What is logged: error, warn, info or debug, also by module
     #[arg(long, env = "PORTUNUS_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 }

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -151,7 +151,7 @@ enum Source {
     Whole(Bytes),
     Endpoint {
         incoming: Incoming,
-        connection: Option<Http1>,
+        connection: Option<Box<Http1>>,
         _stream: Option<Rc<()>>,
         timer: Timer,
         timeout: u64,
@@ -167,7 +167,7 @@ impl ResponseBody {
     /// time between two reads, in ticks.
     pub fn endpoint(
         incoming: Incoming,
-        (connection, stream): (Option<Http1>, Option<Rc<()>>),
+        (connection, stream): (Option<Box<Http1>>, Option<Rc<()>>),
         timer: Timer,
         timeout: u64,
         mut exchange: Exchange,
@@ -246,12 +246,20 @@ impl Body for ResponseBody {
         let Source::Endpoint { incoming, connection, timer, timeout, .. } = &mut this.source else {
             return this.poll_whole();
         };
-        if let Some(connection) = connection
-            && connection.poll_drive(context).is_ready()
-        {
-            connection.close();
-        }
-        let polled = Pin::new(&mut *incoming).poll_frame(context);
+        let polled = match connection {
+            Some(connection) => {
+                if connection.poll_drive().is_ready() {
+                    connection.close();
+                }
+                // The body comes out of this connection, which wakes whoever waits for it.
+                let polled = Pin::new(&mut *incoming).poll_frame(&mut Context::from_waker(Waker::noop()));
+                if polled.is_pending() {
+                    connection.wait(context);
+                }
+                polled
+            }
+            None => Pin::new(&mut *incoming).poll_frame(context),
+        };
         let ended = incoming.is_end_stream();
         match polled {
             Poll::Pending if timer.has_passed() => this.fail("upstream_body_timeout", ResponseError::TimedOut),

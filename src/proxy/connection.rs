@@ -33,7 +33,7 @@ use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
 use crate::drain::Phase;
-use crate::upstream::LocalExecutor;
+use crate::upstream::{LocalExecutor, Socket};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -224,6 +224,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
     } else {
         (client, is_trusted(client, &worker.settings.trusted_proxies))
     };
+    let stream = Socket(stream);
     let mut server_name = None;
     let mut presented = None;
     let mut http2 = false;
@@ -271,7 +272,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
 }
 
 /// A handshake that asks for the client's certificate if the host that it names wants one. Says whether it did.
-async fn greet(worker: &Worker, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+async fn greet(worker: &Worker, stream: Socket) -> io::Result<(TlsStream<Socket>, bool)> {
     let greeted = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let name = greeted.client_hello().server_name().map(str::to_ascii_lowercase);
     let verifier = name.and_then(|name| worker.table().clients.find(&name).cloned());
@@ -386,7 +387,9 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     let worker = &connection.worker;
     let service = {
         let connection = connection.clone();
-        service_fn(move |request| handle(connection.clone(), request))
+        // In a box: each request is a task of its own, which is moved from hyper into its place and on, with all that
+        // it may ever hold.
+        service_fn(move |request| Box::pin(handle(connection.clone(), request)))
     };
     let limits = worker.settings.limits;
     let header_list = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);

@@ -34,7 +34,7 @@ impl Page {
     pub fn of(forwarding: &Forwarding, head: &mut Parts, host: &HeaderValue) -> Option<Box<Self>> {
         forwarding.rule.default_backend.as_ref().filter(|default| !default.errors.is_empty())?;
         // The endpoint and the page are told the same.
-        headers::request_id(&mut head.headers);
+        headers::ensure_request_id(&mut head.headers);
         let (method, headers, target) = (head.method.clone(), head.headers.clone(), head.uri.path_and_query().cloned());
         Some(Box::new(Self { method, headers, target, host: host.clone(), challenge: None, asked: false }))
     }

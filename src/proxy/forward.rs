@@ -204,9 +204,9 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
     let fields = request.headers_mut();
     let client =
         headers::add_forwarding(fields, &connection.peer, &plan.host, &connection.worker.settings.trusted_proxies);
-    let id = headers::request_id(fields);
+    headers::ensure_request_id(fields);
     if let Some(record) = &mut exchange.record {
-        record.request_id = Some(id);
+        record.request_id = fields.get(headers::X_REQUEST_ID).cloned();
         record.client = client;
     }
     fields.insert(header::HOST, plan.upstream_host.as_deref().unwrap_or(&plan.host).clone());
@@ -278,7 +278,7 @@ fn answered(
 }
 
 /// A short answer has been read whole with its head: its connection is free before the client has the answer.
-fn release_early(connection: Option<Http1>, exchange: &Exchange) -> Option<Http1> {
+fn release_early(connection: Option<Box<Http1>>, exchange: &Exchange) -> Option<Box<Http1>> {
     let connection = connection?;
     match exchange.endpoint {
         Some(endpoint) if connection.is_ready() => {
@@ -292,7 +292,7 @@ fn release_early(connection: Option<Http1>, exchange: &Exchange) -> Option<Http1
 /// The endpoint agreed to upgrade: the tunnel begins when hyper has passed the 101 on.
 fn switched(
     mut head: http::response::Parts,
-    connection: Option<Http1>,
+    connection: Option<Box<Http1>>,
     upgrade: Option<&HeaderValue>,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Failed> {

@@ -379,7 +379,8 @@ fn own(status: StatusCode, text: &str, wants_body: bool, exchange: Exchange) -> 
 
 fn record(connection: &Connection, head: &mut Parts, generation: u64) -> Record {
     // A request that is refused has an id in the log too.
-    let request_id = Some(headers::request_id(&mut head.headers));
+    headers::ensure_request_id(&mut head.headers);
+    let request_id = head.headers.get(headers::X_REQUEST_ID).cloned();
     Record {
         time: SystemTime::now(),
         request_id,

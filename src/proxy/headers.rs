@@ -248,17 +248,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if seen.has(Seen::CONNECTION) {
-        let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
-        let kept = |name: &HeaderName| {
-            matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told)
-        };
-        let named: Vec<HeaderName> = connection_tokens(headers)
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-            .filter(|name| !kept(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+        remove_told(headers);
         headers.remove(header::CONNECTION);
     }
     let fields = [
@@ -273,6 +263,28 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
         if seen.has(flag) {
             headers.remove(name);
         }
+    }
+}
+
+/// Removes the fields that `Connection` names.
+fn remove_told(headers: &mut HeaderMap) {
+    let option = |value: &HeaderValue| {
+        value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
+    };
+    // Most have only this, which names no field but `Keep-Alive`, and that goes in any case.
+    if headers.get_all(header::CONNECTION).iter().all(option) {
+        return;
+    }
+    let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
+    let kept = |name: &HeaderName| {
+        matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told)
+    };
+    let named: Vec<HeaderName> = connection_tokens(headers)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !kept(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
 }
 
@@ -391,21 +403,16 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Keeps the request's id, or gives it one: 128 random bits in hexadecimal.
-pub fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+pub fn ensure_request_id(headers: &mut HeaderMap) {
     match headers.entry(X_REQUEST_ID) {
         Entry::Occupied(mut entry) if (1..=REQUEST_ID_BYTES_MAX).contains(&entry.get().len()) => {
-            let id = entry.get().clone();
             if entry.iter().nth(1).is_some() {
-                entry.insert(id.clone());
+                let id = entry.get().clone();
+                entry.insert(id);
             }
-            id
         }
-        Entry::Occupied(mut entry) => {
-            let id = new_request_id();
-            entry.insert(id.clone());
-            id
-        }
-        Entry::Vacant(entry) => entry.insert(new_request_id()).clone(),
+        Entry::Occupied(mut entry) => drop(entry.insert(new_request_id())),
+        Entry::Vacant(entry) => drop(entry.insert(new_request_id())),
     }
 }
 
@@ -604,12 +611,13 @@ mod tests {
     #[test]
     fn a_request_has_one_id() {
         let mut headers = map(&[("x-request-id", "mine")]);
-        assert_eq!(request_id(&mut headers), "mine");
+        ensure_request_id(&mut headers);
+        assert_eq!(headers[X_REQUEST_ID], "mine");
         let mut headers = map(&[("x-request-id", "mine"), ("x-request-id", "another")]);
-        assert_eq!(request_id(&mut headers), "mine");
-        assert_eq!(headers.get_all(X_REQUEST_ID).iter().count(), 1);
+        ensure_request_id(&mut headers);
+        assert_eq!(headers.get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), ["mine"]);
         let mut headers = HeaderMap::new();
-        let id = request_id(&mut headers);
-        assert_eq!((id.len(), &headers[X_REQUEST_ID]), (32, &id));
+        ensure_request_id(&mut headers);
+        assert_eq!(headers[X_REQUEST_ID].len(), 32);
     }
 }

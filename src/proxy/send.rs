@@ -22,7 +22,7 @@ pub type Outgoing = Option<Request<RequestBody>>;
 /// An answer's head, and the connection that its body still comes over.
 pub struct Answer {
     pub response: Response<Incoming>,
-    pub connection: Option<Http1>,
+    pub connection: Option<Box<Http1>>,
     /// The place on a shared connection, taken until the body ends.
     pub stream: Option<Rc<()>>,
 }
@@ -57,7 +57,7 @@ pub async fn send(
 /// Sends over a connection that nobody else drives: each time this task is woken, the connection reads and
 /// writes what it can.
 async fn send_http1(
-    mut connection: Http1,
+    mut connection: Box<Http1>,
     request: &mut Outgoing,
     timer: &Timer,
     exchange: &Exchange,
@@ -69,15 +69,18 @@ async fn send_http1(
     let mut quiet = Context::from_waker(Waker::noop());
     let mut sending = pin!(connection.sender.try_send_request(message));
     let sent = poll_fn(|context| {
-        let over = connection.poll_drive(context).is_ready();
+        let over = connection.poll_drive().is_ready();
         let mut polled = sending.as_mut().poll(&mut quiet);
         if over && polled.is_pending() {
             // hyper keeps a request that it has not begun to write until its connection is dropped.
             connection.close();
             polled = sending.as_mut().poll(&mut quiet);
         }
-        if polled.is_pending() && !tokio::task::coop::has_budget_remaining() {
-            context.waker().wake_by_ref();
+        if polled.is_pending() {
+            connection.wait(context);
+            if !tokio::task::coop::has_budget_remaining() {
+                context.waker().wake_by_ref();
+            }
         }
         wait.or_over(polled, context)
     })

@@ -10,7 +10,7 @@ use arc_swap::Cache;
 use http::HeaderValue;
 use ipnet::IpNet;
 use rustls::ServerConfig;
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, LocalOptions};
 
 use super::access_log::AccessLog;
 use super::headers::Limits;
@@ -83,15 +83,14 @@ pub struct Worker {
 
 /// Runs a worker on this thread until the process has drained.
 pub fn run(start: Start) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .enable_io()
         .enable_time()
         // A worker with many ready connections still looks at its sockets often enough.
         .event_interval(31)
-        .build()
+        .build_local(LocalOptions::default())
         .expect("a runtime needs only an epoll descriptor");
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
+    runtime.block_on(async {
         let worker = Worker::new(&start);
         let accepting = listener::accept(worker.clone(), start.sockets);
         tokio::select! {

@@ -6,9 +6,11 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -17,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Endpoint, RequestBody};
+use super::{Endpoint, RequestBody, Socket};
 use crate::metrics::WorkerCells;
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
@@ -48,9 +50,32 @@ pub enum ConnectError {
 /// An HTTP/1.1 connection, driven by whoever holds it.
 pub struct Http1 {
     pub sender: http1::SendRequest<RequestBody>,
-    connection: Option<Box<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>>,
+    connection: Option<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>,
     over: bool,
+    user: Arc<User>,
+    /// Of `user`.
+    waker: Waker,
     open: Open,
+}
+
+/// Who waits for a connection. hyper and the socket have the same waker for as long as the connection lives, so that
+/// nothing is registered anew when another request takes it; and what happens while it is driven wakes nobody, since
+/// whoever drives it looks at all of it.
+#[derive(Default)]
+struct User {
+    task: AtomicWaker,
+    woken: AtomicBool,
+}
+
+impl Wake for User {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        self.task.wake();
+    }
 }
 
 /// A handle of a shared HTTP/2 connection.
@@ -62,7 +87,7 @@ pub struct Http2 {
 }
 
 pub(super) enum Connected {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Http2),
 }
 
@@ -83,13 +108,29 @@ impl Drop for Open {
 }
 
 impl Http1 {
-    /// Lets the connection read and write; `Ready` when it is over.
-    pub fn poll_drive(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Lets the connection read and write; `Ready` when it is over. Nobody is woken for it until somebody waits.
+    pub fn poll_drive(&mut self) -> Poll<()> {
         let Some(connection) = self.connection.as_mut().filter(|_| !self.over) else { return Poll::Ready(()) };
+        self.user.task.take();
+        self.user.woken.store(false, Ordering::Relaxed);
         // How it ended shows in the answer, or in its body.
-        let polled = connection.poll_without_shutdown(context).map(drop);
+        let polled = connection.poll_without_shutdown(&mut Context::from_waker(&self.waker)).map(drop);
         self.over = polled.is_ready();
         polled
+    }
+
+    /// Wakes this task when the connection can go on.
+    pub fn wait(&self, context: &Context<'_>) {
+        self.user.task.register(context.waker());
+        // hyper does so much at a time and then asks to be called again.
+        if self.user.woken.swap(false, Ordering::Relaxed) {
+            context.waker().wake_by_ref();
+        }
+    }
+
+    /// Nobody waits any more.
+    pub fn leave(&self) {
+        self.user.task.take();
     }
 
     /// Closes a connection that is over: a request that it did not take comes back to its sender.
@@ -121,6 +162,7 @@ pub(super) async fn connect(
         let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
         // Heads and bodies leave in whole writes; waiting for more only costs time.
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let stream = Socket(stream);
         let (io, http2) = match tls {
             None => (UpstreamIo::Plain(stream), protocol == Protocol::H2c),
             Some(EndpointTls { config, server_name }) => {
@@ -147,7 +189,11 @@ async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(Connected::Http1(Http1 { sender, connection: Some(Box::new(connection)), over: false, open: Open::new(cells) }))
+    let user = Arc::new(User::default());
+    let waker = Waker::from(user.clone());
+    let connection = Some(connection);
+    let http1 = Http1 { sender, connection, over: false, user, waker, open: Open::new(cells) };
+    Ok(Connected::Http1(Box::new(http1)))
 }
 
 async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
@@ -188,8 +234,8 @@ where
 /// The socket of an upstream connection.
 #[derive(Debug)]
 pub enum UpstreamIo {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl AsyncRead for UpstreamIo {

@@ -8,6 +8,7 @@ mod logins;
 mod pool;
 mod sessions;
 mod slots;
+mod socket;
 mod whole;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use logins::{Checked, Logins};
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
+pub use socket::Socket;
 
 use crate::balance::Balancer;
 use crate::model::{self, Backend, BackendTls, Protocol};

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
@@ -53,13 +52,13 @@ struct Pool {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     since: u64,
 }
 
 /// A connection to send a request over.
 pub enum Acquired {
-    Http1 { connection: Http1, reused: bool },
+    Http1 { connection: Box<Http1>, reused: bool },
     Http2 { connection: Http2, reused: bool },
 }
 
@@ -169,12 +168,12 @@ impl Pools {
     }
 
     /// Takes back an HTTP/1.1 connection that is ready for the next request, and closes any other.
-    pub fn release(&self, endpoint: SlotId, mut connection: Http1) {
-        // From now on nobody is to be woken for it; the next request, or the sweep, looks again.
-        let over = connection.poll_drive(&mut Context::from_waker(Waker::noop())).is_ready();
-        if over || !connection.is_ready() {
+    pub fn release(&self, endpoint: SlotId, connection: Box<Http1>) {
+        if !connection.is_ready() {
             return;
         }
+        // The next request, or the sweep, looks again.
+        connection.leave();
         let since = self.clock.now();
         self.with_living(endpoint, |pool| {
             if pool.idle.len() < self.settings.idle_max {
@@ -212,11 +211,10 @@ impl Pools {
 
     /// Closes connections that were idle too long or that the endpoint has closed.
     pub fn sweep(&self) {
-        let mut context = Context::from_waker(Waker::noop());
         let now = self.clock.now();
         for pool in self.endpoints.borrow_mut().iter_mut() {
             pool.idle.retain_mut(|idle| {
-                now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive(&mut context).is_pending()
+                now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive().is_pending()
             });
             let idle = pool.in_flight == 0 && now - pool.used >= self.settings.idle_ticks;
             pool.http2.retain(|http2| !idle && !http2.sender.is_closed());

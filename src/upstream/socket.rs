@@ -1,0 +1,62 @@
+//! A TCP socket of either side. The parts of a message that are small are copied together and sent in one piece: the
+//! kernel takes longer for a `writev` than for a `send`, 0.25 µs where it was measured, and the copy takes a tenth of
+//! that.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes that are copied: a head and a small body.
+const JOINED_BYTES_MAX: usize = 2048;
+
+#[derive(Debug)]
+pub struct Socket(pub TcpStream);
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.get_mut().0);
+        if let [part] = parts {
+            return stream.poll_write(context, part);
+        }
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes > JOINED_BYTES_MAX {
+            return stream.poll_write_vectored(context, parts);
+        }
+        let mut joined = [0; JOINED_BYTES_MAX];
+        let mut end = 0;
+        for part in parts {
+            joined[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        }
+        stream.poll_write(context, &joined[..end])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
+}
