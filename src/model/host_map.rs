@@ -73,6 +73,9 @@ pub struct HostName<'a>(Cow<'a, str>);
 impl<'a> HostName<'a> {
     /// Reads `host [":" port]` (RFC 9110, 7.2); `None` if it is not of that form.
     pub fn parse(authority: &'a str) -> Option<Self> {
+        if is_plain(authority) {
+            return Some(Self(authority.into()));
+        }
         let (host, port) = split_port(authority)?;
         if port.is_some_and(|port| !port.is_empty() && (port.len() > 5 || port.parse::<u16>().is_err())) {
             return None;
@@ -100,6 +103,12 @@ impl<'a> HostName<'a> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether it is a name as it stands, as most are.
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_');
+    (1..=255).contains(&name.len()) && !name.ends_with('.') && name.bytes().all(plain)
 }
 
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {

@@ -46,11 +46,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub fn begin(connection: &Rc<Connection>) -> Self {
+    /// In a box: it goes from hand to hand until the answer's body has ended.
+    pub fn begin(connection: &Rc<Connection>) -> Box<Self> {
         let worker = &connection.worker;
         worker.in_flight.set(worker.in_flight.get() + 1);
         connection.activity.request_begins();
-        Self {
+        Box::new(Self {
             connection: connection.clone(),
             started: Instant::now(),
             route: RouteId::OTHER,
@@ -65,7 +66,7 @@ impl Exchange {
             record: None,
             reason: None,
             complete: false,
-        }
+        })
     }
 
     /// Longest time to connect to an endpoint.
@@ -141,7 +142,7 @@ pub enum ResponseError {
 pub struct ResponseBody {
     source: Source,
     /// `None` for a 101, whose exchange goes on in the tunnel.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// Its place among the bodies of an HTTP/2 connection.
     place: Option<usize>,
 }
@@ -159,7 +160,7 @@ enum Source {
 }
 
 impl ResponseBody {
-    pub fn whole(bytes: Bytes, exchange: Option<Exchange>) -> Self {
+    pub fn whole(bytes: Bytes, exchange: Option<Box<Exchange>>) -> Self {
         Self { source: Source::Whole(bytes), exchange, place: None }
     }
 
@@ -170,7 +171,7 @@ impl ResponseBody {
         (connection, stream): (Option<Box<Http1>>, Option<Rc<()>>),
         timer: Timer,
         timeout: u64,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
     ) -> Self {
         timer.clear();
         // hyper never asks for a body that is known to be empty.

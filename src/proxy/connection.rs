@@ -26,14 +26,13 @@ use super::client_certificate::Presented;
 use super::handle::handle;
 use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
-use super::join::Join;
 use super::listener::Listener;
 use super::proxy_protocol;
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
 use crate::drain::Phase;
-use crate::upstream::{LocalExecutor, Socket};
+use crate::upstream::{Join, LocalExecutor, Socket};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -143,6 +142,11 @@ impl Activity {
         if self.waits.get() != Waits::Write {
             self.rest();
         }
+    }
+
+    /// Whether more than one request is under way.
+    fn is_shared(&self) -> bool {
+        self.requests.get() > 1
     }
 
     fn rest(&self) {
@@ -393,6 +397,8 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     };
     let limits = worker.settings.limits;
     let header_list = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
+    let activity = connection.activity.clone();
+    let join = Join::new(io, worker.rounds.clone(), move || activity.is_shared());
     let http = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
@@ -402,7 +408,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .max_header_list_size(header_list)
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(Join::new(io)), service);
+        .serve_connection(TokioIo::new(join), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
     activity.http2.set(true);

@@ -74,7 +74,10 @@ pub fn replaces<B>(response: &mut Response<B>, exchange: &mut Exchange) -> bool 
 }
 
 /// The default backend's answer instead of an error, if the rule wants one and there is one.
-pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<ResponseBody>, (Error, Exchange)> {
+pub async fn instead(
+    error: Error,
+    mut exchange: Box<Exchange>,
+) -> Result<Response<ResponseBody>, (Error, Box<Exchange>)> {
     let worker = exchange.connection.worker.clone();
     let Some((forwarding, page)) = exchange.forwarding.clone().zip(exchange.page.as_mut()) else {
         return Err((error, exchange));

@@ -27,7 +27,7 @@ use crate::filter::Login;
 use crate::model::Protocol;
 use crate::upstream::{Acquired, ConnectError, Endpoint, Http1, RequestBody, SlotId, Upstream};
 
-pub type Failed = (Error, Exchange);
+pub type Failed = (Error, Box<Exchange>);
 
 /// Where a request goes: not the backend itself, so that a request that waits holds no table.
 pub struct Plan {
@@ -58,7 +58,7 @@ pub fn forward(
     table: Held,
     mut plan: Plan,
     request: &mut Outgoing,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Failed>> {
     async move {
         let connection = exchange.connection.clone();
@@ -261,7 +261,7 @@ fn answered(
     answer: Answer,
     upgrade: Option<&HeaderValue>,
     timer: Timer,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let Answer { response, connection, stream } = answer;
     let (mut head, incoming) = response.into_parts();
@@ -294,7 +294,7 @@ fn switched(
     mut head: http::response::Parts,
     connection: Option<Box<Http1>>,
     upgrade: Option<&HeaderValue>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let protocol = head.headers.get(header::UPGRADE).cloned();
     let asked = |protocol: &HeaderValue| {

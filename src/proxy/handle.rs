@@ -53,7 +53,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn answer(self, wants_body: bool, exchange: Exchange) -> Result<Response<ResponseBody>, Failed> {
+    fn answer(self, wants_body: bool, exchange: Box<Exchange>) -> Result<Response<ResponseBody>, Failed> {
         match self {
             Self::Error(error) => Err((error, exchange)),
             Self::Answer(answer) => respond(*answer, wants_body, exchange),
@@ -321,7 +321,7 @@ fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route
 pub(super) fn respond(
     answer: Answer,
     wants_body: bool,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let Answer { status, headers, text, reason } = answer;
     exchange.status = status.as_u16();
@@ -340,7 +340,7 @@ pub(super) fn respond(
 }
 
 /// The answer that says what went wrong; to a HEAD, without its body.
-fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
     exchange.reason.get_or_insert(error.reason());
     let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());
@@ -360,7 +360,7 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Exchange) -> Response<Re
 }
 
 /// An answer of our own: a line of text, but for a status that has no content (RFC 9110, 15.3.5).
-fn own(status: StatusCode, text: &str, wants_body: bool, exchange: Exchange) -> Response<ResponseBody> {
+fn own(status: StatusCode, text: &str, wants_body: bool, exchange: Box<Exchange>) -> Response<ResponseBody> {
     if status == StatusCode::NO_CONTENT {
         let mut response = Response::new(ResponseBody::whole(Bytes::new(), Some(exchange)));
         *response.status_mut() = status;

@@ -276,9 +276,8 @@ fn remove_told(headers: &mut HeaderMap) {
         return;
     }
     let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
-    let kept = |name: &HeaderName| {
-        matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told)
-    };
+    let kept =
+        |name: &HeaderName| matches!(*name, header::HOST | header::CONTENT_LENGTH) || Seen::of(name.as_str()).has(told);
     let named: Vec<HeaderName> = connection_tokens(headers)
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .filter(|name| !kept(name))

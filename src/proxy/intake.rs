@@ -53,7 +53,7 @@ impl Waits {
         plan: Plan,
         request: &mut Outgoing,
         wants_body: bool,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let page = self.page;
         match self.forwarded(plan, request, wants_body, exchange).await {
@@ -68,7 +68,7 @@ impl Waits {
         plan: Plan,
         request: &mut Outgoing,
         wants_body: bool,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let worker = exchange.connection.worker.clone();
         if let Some(login) = self.login

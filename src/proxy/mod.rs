@@ -14,7 +14,6 @@ mod handle;
 mod headers;
 mod intake;
 mod io;
-mod join;
 mod listener;
 mod proxy_protocol;
 mod retry;

@@ -22,7 +22,7 @@ pub struct Pending {
     pub io: UpstreamIo,
     /// What the endpoint sent right behind its 101.
     pub read: Bytes,
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
     /// Counts the connection to the endpoint.
     pub _open: Open,
 }

@@ -21,7 +21,7 @@ use crate::drain::{Drain, Phase};
 use crate::filter::sweep_searchers;
 use crate::metrics::WorkerCells;
 use crate::table::{Current, Table};
-use crate::upstream::{Logins, PoolSettings, Pools};
+use crate::upstream::{Logins, PoolSettings, Pools, Rounds};
 
 /// How often a worker looks through its idle connections, and what it searches with, in ticks.
 const SWEEP_TICKS: u64 = 10;
@@ -72,6 +72,7 @@ pub struct Worker {
     pub drain: Arc<Drain>,
     pub logins: Arc<Logins>,
     pub clock: Rc<Clock>,
+    pub rounds: Rc<Rounds>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
     /// For heads of requests that may be sent again.
@@ -92,6 +93,8 @@ pub fn run(start: Start) {
         .expect("a runtime needs only an epoll descriptor");
     runtime.block_on(async {
         let worker = Worker::new(&start);
+        let rounds = worker.rounds.clone();
+        tokio::task::spawn_local(async move { rounds.count().await });
         let accepting = listener::accept(worker.clone(), start.sockets);
         tokio::select! {
             () = accepting => {}
@@ -129,6 +132,7 @@ async fn tick(worker: &Rc<Worker>) {
 impl Worker {
     fn new(start: &Start) -> Rc<Self> {
         let clock = Rc::new(Clock::default());
+        let rounds = Rc::new(Rounds::default());
         let mut cache = Cache::new(start.current.clone());
         let table = Rc::new(cache.load().clone());
         Rc::new(Self {
@@ -138,8 +142,9 @@ impl Worker {
             log: start.log.clone(),
             drain: start.drain.clone(),
             logins: start.logins.clone(),
-            pools: Pools::new(start.settings.pools.clone(), clock.clone(), start.cells.clone()),
+            pools: Pools::new(start.settings.pools.clone(), clock.clone(), rounds.clone(), start.cells.clone()),
             clock,
+            rounds,
             in_flight: Cell::new(0),
             heads: Buffers::default(),
             cache: RefCell::new(cache),

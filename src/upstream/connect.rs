@@ -19,13 +19,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Endpoint, RequestBody, Socket};
+use super::{Endpoint, Join, RequestBody, Rounds, Socket};
 use crate::metrics::WorkerCells;
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
+fn buffer_max() -> usize {
+    static MAX: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *MAX.get_or_init(|| std::env::var("PX_BUF").ok().and_then(|v| v.parse().ok()).unwrap_or(BUFFER_BYTES_MAX))
+}
 /// Flow-control windows towards HTTP/2 endpoints, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -156,7 +160,7 @@ pub(super) async fn connect(
     protocol: Protocol,
     tls: Option<&EndpointTls>,
     timeout: Duration,
-    cells: &Arc<WorkerCells>,
+    (rounds, cells): (&Rc<Rounds>, &Arc<WorkerCells>),
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
         let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
@@ -175,7 +179,7 @@ pub(super) async fn connect(
                 (UpstreamIo::Tls(Box::new(stream)), http2)
             }
         };
-        if http2 { shake_http2(io, cells).await } else { shake_http1(io, cells).await }
+        if http2 { shake_http2(io, rounds.clone(), cells).await } else { shake_http1(io, cells).await }
     };
     match tokio::time::timeout(timeout, attempt).await {
         Ok(connected) => connected,
@@ -185,7 +189,7 @@ pub(super) async fn connect(
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER_BYTES_MAX)
+        .max_buf_size(buffer_max())
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
@@ -196,7 +200,11 @@ async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
     Ok(Connected::Http1(Box::new(http1)))
 }
 
-async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
+async fn shake_http2(io: UpstreamIo, rounds: Rc<Rounds>, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
+    let stream = Rc::new(());
+    // The pool has one, too.
+    let requests = Rc::downgrade(&stream);
+    let join = Join::new(io, rounds, move || requests.strong_count() > 2);
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -204,7 +212,7 @@ async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
         // No pings: gRPC servers close a connection that sends more than one in five minutes. A dead one is
         // found by the requests' own time limits.
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(join))
         .await
         .map_err(ConnectError::Http)?;
     let open = Open::new(cells);
@@ -213,7 +221,7 @@ async fn shake_http2(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
         let _ = connection.await;
         drop(open);
     });
-    Ok(Connected::Http2(Http2 { sender, stream: Rc::new(()) }))
+    Ok(Connected::Http2(Http2 { sender, stream }))
 }
 
 /// Runs hyper's tasks on the worker's own thread.

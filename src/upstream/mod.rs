@@ -4,6 +4,7 @@
 mod body;
 mod connect;
 mod counters;
+mod join;
 mod logins;
 mod pool;
 mod sessions;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
 pub use counters::{Counters, Counts, Permit};
+pub use join::{Join, Rounds};
 pub use logins::{Checked, Logins};
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};

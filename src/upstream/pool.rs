@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
-use super::{ConnectError, Endpoint, Http1, Http2, Slot, SlotId, Upstream};
+use super::{ConnectError, Endpoint, Http1, Http2, Rounds, Slot, SlotId, Upstream};
 use crate::balance::{Latency, Load, Request};
 use crate::clock::Clock;
 use crate::metrics::WorkerCells;
@@ -29,6 +29,7 @@ const STREAMS_MAX: usize = 100;
 pub struct Pools {
     settings: PoolSettings,
     clock: Rc<Clock>,
+    rounds: Rc<Rounds>,
     cells: Arc<WorkerCells>,
     endpoints: RefCell<Vec<Pool>>,
     /// Requests per backend, for taking turns: epoch and count by the backend's slot.
@@ -63,8 +64,8 @@ pub enum Acquired {
 }
 
 impl Pools {
-    pub fn new(settings: PoolSettings, clock: Rc<Clock>, cells: Arc<WorkerCells>) -> Self {
-        Self { settings, clock, cells, endpoints: RefCell::default(), turns: RefCell::default() }
+    pub fn new(settings: PoolSettings, clock: Rc<Clock>, rounds: Rc<Rounds>, cells: Arc<WorkerCells>) -> Self {
+        Self { settings, clock, rounds, cells, endpoints: RefCell::default(), turns: RefCell::default() }
     }
 
     /// Picks an endpoint by the backend's policy: its index, unless all were tried.
@@ -146,7 +147,7 @@ impl Pools {
         tls: Option<&EndpointTls>,
         limit: Duration,
     ) -> Result<Acquired, ConnectError> {
-        let connected = connect(endpoint, upstream.protocol, tls, limit, &self.cells).await;
+        let connected = connect(endpoint, upstream.protocol, tls, limit, (&self.rounds, &self.cells)).await;
         match connected {
             Ok(Connected::Http1(connection)) => {
                 self.with(&endpoint.slot, |pool| pool.plain = upstream.protocol == Protocol::Tls);
