@@ -144,11 +144,6 @@ impl Activity {
         }
     }
 
-    /// Whether more than one request is under way.
-    fn is_shared(&self) -> bool {
-        self.requests.get() > 1
-    }
-
     fn rest(&self) {
         if self.requests.get() > 0 {
             let before = self.waits.replace(Waits::Busy);
@@ -397,8 +392,6 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     };
     let limits = worker.settings.limits;
     let header_list = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
-    let activity = connection.activity.clone();
-    let join = Join::new(io, worker.rounds.clone(), move || activity.is_shared());
     let http = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
@@ -408,7 +401,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .max_header_list_size(header_list)
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(join), service);
+        .serve_connection(TokioIo::new(Join::new(io, worker.rounds.clone())), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
     activity.http2.set(true);

@@ -201,10 +201,6 @@ async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
 }
 
 async fn shake_http2(io: UpstreamIo, rounds: Rc<Rounds>, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
-    let stream = Rc::new(());
-    // The pool has one, too.
-    let requests = Rc::downgrade(&stream);
-    let join = Join::new(io, rounds, move || requests.strong_count() > 2);
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -212,7 +208,7 @@ async fn shake_http2(io: UpstreamIo, rounds: Rc<Rounds>, cells: &Arc<WorkerCells
         // No pings: gRPC servers close a connection that sends more than one in five minutes. A dead one is
         // found by the requests' own time limits.
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .handshake(TokioIo::new(join))
+        .handshake(TokioIo::new(Join::new(io, rounds)))
         .await
         .map_err(ConnectError::Http)?;
     let open = Open::new(cells);
@@ -221,7 +217,7 @@ async fn shake_http2(io: UpstreamIo, rounds: Rc<Rounds>, cells: &Arc<WorkerCells
         let _ = connection.await;
         drop(open);
     });
-    Ok(Connected::Http2(Http2 { sender, stream }))
+    Ok(Connected::Http2(Http2 { sender, stream: Rc::new(()) }))
 }
 
 /// Runs hyper's tasks on the worker's own thread.

@@ -1,6 +1,6 @@
 //! Joins the writes of an HTTP/2 connection, of either side. Bare hyper sends each answer, and each request, as it is
 //! ready; here, those that are ready within a few rounds of the event loop leave in one write and one TLS record. Under
-//! light load a round comes at once, and a request that has the connection for itself never waits.
+//! light load a round comes at once, and a connection on which there is nothing to join stops waiting for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,6 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Rounds of the event loop that a flush waits for more.
 const ROUNDS: u64 = 4;
+/// Waits in vain until there are none for a while, and flushes without one until the next is tried.
+const PATIENCE: u8 = 8;
+const AT_ONCE: u8 = 16;
 static TT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
 
 /// A worker's rounds of the event loop, counted as long as somebody waits for them: by one task for all connections,
@@ -61,29 +64,53 @@ impl Rounds {
     }
 }
 
-pub struct Join<T, F> {
+pub struct Join<T> {
     io: T,
     buffer: BytesMut,
     rounds: Rc<Rounds>,
-    /// Whether several requests are under way, so that there may be more to write soon.
-    is_shared: F,
-    /// The round that a flush waits for.
-    until: Option<u64>,
+    /// The round that a flush waits for, and what there was to write when it began to.
+    until: Option<(u64, usize)>,
+    /// In vain so often, waits are left out for a while.
+    patience: u8,
+    /// Flushes that go through at once.
+    at_once: u8,
 }
 
-impl<T: AsyncWrite + Unpin, F: Fn() -> bool> Join<T, F> {
-    pub fn new(io: T, rounds: Rc<Rounds>, is_shared: F) -> Self {
-        Self { io, buffer: BytesMut::new(), rounds, is_shared, until: None }
+impl<T: AsyncWrite + Unpin> Join<T> {
+    pub fn new(io: T, rounds: Rc<Rounds>) -> Self {
+        Self { io, buffer: BytesMut::new(), rounds, until: None, patience: 1, at_once: 0 }
     }
 
     /// Whether a flush goes through now; if not, this task is woken when it does.
     fn may_flush(&mut self, context: &Context<'_>) -> bool {
-        if self.buffer.is_empty() || !(self.is_shared)() {
-            return true;
+        let Some((until, before)) = self.until else {
+            if self.buffer.is_empty() {
+                return true;
+            }
+            if self.at_once > 0 {
+                self.at_once -= 1;
+                return true;
+            }
+            let tt = *TT.get_or_init(|| std::env::var("PX_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(ROUNDS));
+            self.until = Some((self.rounds.wait(tt, context), self.buffer.len()));
+            return false;
+        };
+        if until > self.rounds.now.get() {
+            return false;
         }
-        let rounds = &self.rounds;
-        let tt = *TT.get_or_init(|| std::env::var("PX_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(ROUNDS));
-        *self.until.get_or_insert_with(|| rounds.wait(tt, context)) <= rounds.now.get()
+        self.has_waited(self.buffer.len() > before);
+        true
+    }
+
+    /// Notes whether there was anything to join.
+    fn has_waited(&mut self, joined: bool) {
+        if joined {
+            self.patience = PATIENCE;
+        } else if self.patience > 1 {
+            self.patience -= 1;
+        } else {
+            self.at_once = AT_ONCE;
+        }
     }
 
     /// Writes what was joined.
@@ -100,13 +127,13 @@ impl<T: AsyncWrite + Unpin, F: Fn() -> bool> Join<T, F> {
     }
 }
 
-impl<T: AsyncRead + Unpin, F: Unpin> AsyncRead for Join<T, F> {
+impl<T: AsyncRead + Unpin> AsyncRead for Join<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
     }
 }
 
-impl<T: AsyncWrite + Unpin, F: Fn() -> bool + Unpin> AsyncWrite for Join<T, F> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Join<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.buffer.len() + bytes.len() > BUFFER_BYTES {
