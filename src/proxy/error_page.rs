@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
+use super::access_log::Text;
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
 use super::forward::{Plan, forward};
@@ -95,7 +96,7 @@ pub async fn instead(error: Error, mut exchange: Exchange) -> Result<Response<Re
         exchange.request_bytes += watch.bytes.get();
     }
     if let Some(record) = &mut exchange.record {
-        record.upstream = Some((*upstream.label).into());
+        record.set(Text::Upstream, upstream.label.as_bytes());
     }
     // Who had to be somebody was asked before.
     let (upstream_host, key, upgrade, session, login) = (None, None, None, None, None);
