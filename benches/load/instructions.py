@@ -170,9 +170,12 @@ def by_function(title: str, dump: Path, requests: int, count: int) -> str:
     for inclusive, what in (("no", "by itself"), ("yes", "with what it calls")):
         text = subprocess.run(["callgrind_annotate", "--auto=no", "--threshold=100", f"--inclusive={inclusive}", dump], capture_output=True, text=True, check=True).stdout
         rows = re.findall(r"^\s*([\d,]+) \([\s\d.]+%\)\s+(?:[^\s:]*:)?(.*?)(?: \[[^]]*\])?$", text, re.M)
-        # Beside the total, all of it stands beside each function that ran from before the load to after it.
-        shown = [(int(instructions.replace(",", "")) / requests, function) for instructions, function in rows if instructions != rows[0][0]]
-        lines += ["", what, "", *(f"{instructions:9,.0f}  {function[:150]}" for instructions, function in shown[:count])]
+        functions: dict[str, int] = {}  # a function has a row for each file that something inlined into it comes from
+        for instructions, function in rows:
+            if instructions != rows[0][0]:  # the total, and all of it for what ran from before the load to after it
+                functions[function] = functions.get(function, 0) + int(instructions.replace(",", ""))
+        dearest = sorted(functions.items(), key=lambda item: -item[1])[:count]
+        lines += ["", what, "", *(f"{instructions / requests:9,.0f}  {function[:150]}" for function, instructions in dearest)]
     return "\n".join(lines)
 
 
