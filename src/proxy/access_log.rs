@@ -88,10 +88,9 @@ struct Span {
 /// Ends before it starts, so that there is nothing to be found.
 const MISSING: Span = Span { start: 1, end: 0 };
 
-impl Record {
-    fn new(started: Instant, mut texts: Vec<u8>) -> Self {
-        texts.clear();
-        let facts = Facts {
+impl Facts {
+    fn of(started: Instant) -> Self {
+        Self {
             started,
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             version: Version::HTTP_11,
@@ -105,8 +104,15 @@ impl Record {
             upstream_head: None,
             generation: 0,
             termination: "",
-        };
-        Self { facts, spans: [MISSING; TEXTS], texts }
+        }
+    }
+}
+
+impl Record {
+    fn begin(&mut self, started: Instant) {
+        self.facts = Facts::of(started);
+        self.spans = [MISSING; TEXTS];
+        self.texts.clear();
     }
 
     /// Copies a text, in place of what was there for it.
@@ -219,9 +225,10 @@ impl WorkerLog {
     pub fn begin(&self, started: Instant) -> Box<Record> {
         let kept = self.records.borrow_mut().pop();
         let Some(mut record) = kept else {
-            return Box::new(Record::new(started, Vec::with_capacity(RECORD_TEXT_BYTES)));
+            let texts = Vec::with_capacity(RECORD_TEXT_BYTES);
+            return Box::new(Record { facts: Facts::of(started), spans: [MISSING; TEXTS], texts });
         };
-        *record = Record::new(started, std::mem::take(&mut record.texts));
+        record.begin(started);
         record
     }
 

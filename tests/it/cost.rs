@@ -63,7 +63,7 @@ fn filtered(backend: &Backend) -> Folder {
 
 /// Asks one by one over one connection, and calls `edge` before and behind those that are counted.
 fn ask(kind: Kind, (http, https): (SocketAddr, SocketAddr), requests: usize, edge: &mut dyn FnMut()) {
-    let http1 = |ask: &mut dyn FnMut() -> u16, edge: &mut dyn FnMut()| {
+    let mut each = |ask: &mut dyn FnMut() -> u16| {
         (0..WARM).for_each(|_| assert_eq!(ask(), 200));
         edge();
         (0..requests).for_each(|_| assert_eq!(ask(), 200));
@@ -72,11 +72,11 @@ fn ask(kind: Kind, (http, https): (SocketAddr, SocketAddr), requests: usize, edg
     match kind {
         Kind::Http1 => {
             let mut connection = h1::Connection::open(http);
-            http1(&mut || connection.get("a.test", "/app/").status, edge);
+            each(&mut || connection.get("a.test", "/app/").status);
         }
         Kind::Tls => {
             let (mut connection, _) = Client::new().connect(https, "a.test");
-            http1(&mut || connection.get("a.test", "/app/").status, edge);
+            each(&mut || connection.get("a.test", "/app/").status);
         }
         Kind::Http2 => run(async {
             let (mut connection, _) = h2::Connection::tls(https, &Client::new().alpn(&["h2"]), "a.test").await;
