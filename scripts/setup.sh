@@ -19,13 +19,15 @@ command -v curl >/dev/null || packages+=(curl)
 # Some tests hold Portunus against the real nginx; Debian has it where only root looks.
 if [[ ${1:-} != build ]]; then
     PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || packages+=(nginx)
+    # One counts system calls.
+    command -v strace >/dev/null || packages+=(strace)
 fi
 if ((${#packages[@]})); then
     if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${packages[@]}"
     else
-        missing "install a C compiler, curl and nginx, on Debian: sudo apt-get install ${packages[*]}"
+        missing "install a C compiler, curl, nginx and strace, on Debian: sudo apt-get install ${packages[*]}"
     fi
 fi
 

@@ -110,7 +110,7 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
         () = control.begin() => {}
         () = signals.any() => return Ok(()),
     }
-    let threads = start_workers(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?;
+    let threads = start(workers_of(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?)?;
     // Only the workers hold the log now; its writer ends with the last of them.
     drop(log);
     state.borrow_mut().ready = true;
@@ -154,7 +154,7 @@ fn session_key(path: Option<&Path>) -> Result<SessionKey> {
     Ok(SessionKey::new(key))
 }
 
-fn folder(path: &Path) -> Result<Provider> {
+pub fn folder(path: &Path) -> Result<Provider> {
     let folder =
         Folder::open(path).with_context(|| format!("the folder of manifests {} can't be read", path.display()))?;
     let watch =
@@ -246,35 +246,40 @@ fn destination(text: &str) -> Option<Destination> {
     }
 }
 
-fn start_workers(
+/// What each worker is given; it has these sockets.
+pub fn workers_of(
     config: &Serve,
     control: &Control,
     metrics: &Metrics,
     drain: &Arc<Drain>,
     log: Option<&AccessLog>,
     sockets: Vec<Vec<Socket>>,
-) -> Result<Vec<JoinHandle<()>>> {
+) -> Result<Vec<proxy::Start>> {
     let current = control.publisher.current.clone();
     let certificates = current.clone();
     let tls = tls::server_config(Box::new(move |name| certificates.load().certificates.find(name).clone()))
         .context("TLS can't be set up")?;
     let settings = Arc::new(worker_settings(config, sockets.len()));
     let logins = Arc::new(Logins::default());
-    let start = |(index, sockets)| {
-        let start = proxy::Start {
-            settings: settings.clone(),
-            current: current.clone(),
-            cells: metrics.worker(),
-            tls: tls.clone(),
-            log: log.cloned(),
-            drain: drain.clone(),
-            logins: logins.clone(),
-            sockets,
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-        thread.spawn(move || proxy::run(start)).context("a worker can't be started")
+    let worker = |sockets| proxy::Start {
+        settings: settings.clone(),
+        current: current.clone(),
+        cells: metrics.worker(),
+        tls: tls.clone(),
+        log: log.cloned(),
+        drain: drain.clone(),
+        logins: logins.clone(),
+        sockets,
     };
-    sockets.into_iter().enumerate().map(start).collect()
+    Ok(sockets.into_iter().map(worker).collect())
+}
+
+fn start(workers: Vec<proxy::Start>) -> Result<Vec<JoinHandle<()>>> {
+    let start = |(index, worker)| {
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        thread.spawn(move || proxy::run(worker)).context("a worker can't be started")
+    };
+    workers.into_iter().enumerate().map(start).collect()
 }
 
 fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {

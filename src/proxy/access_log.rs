@@ -1,26 +1,35 @@
-//! The access log: one JSON line a request, written by a thread of its own. Workers hand records over through a
-//! bounded queue and never wait; what doesn't fit is dropped and counted.
+//! The access log: one JSON line a request, written by a thread of its own. A worker copies what is to be said into a
+//! batch of its own, and hands that over when it is full or at the worker's tick, so that a request pays for no
+//! allocation, no lock and no cache line of another thread's. Batches come back to be filled again; a worker that has
+//! too many under way drops and counts what it would log, and never waits.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
-use std::net::IpAddr;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Version};
+use http::Version;
 use serde::Serialize;
 
 use crate::metrics::Metrics;
 
-/// Records that may wait to be written.
-const QUEUE: usize = 16 * 1024;
-/// Pause between two writes: a thread that is asleep anyway costs the workers no wake-up.
-const WRITE_PAUSE: Duration = Duration::from_millis(10);
+/// Records in a batch, and the bytes of text behind which it is full with fewer.
+const BATCH_RECORDS: usize = 256;
+const BATCH_TEXT_BYTES: usize = 64 * 1024;
+/// Batches of a worker that may wait to be written: 16,384 records.
+const BATCHES_MAX: usize = 64;
+/// Empty batches that a worker keeps. Two go back and forth; more are there only after the disk was slow.
+const BATCHES_KEPT: usize = 2;
+/// Records that a worker keeps for requests to come, and how many bytes of text each keeps room for.
+const RECORDS_KEPT: usize = 256;
+const RECORD_TEXT_BYTES: usize = 1024;
 /// Pause between two warnings that the log can't be written.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
@@ -30,20 +39,20 @@ pub enum Destination {
     File(PathBuf),
 }
 
-/// What is logged of a request, as the worker has it at hand.
+/// What is logged of a request, as it becomes known.
 #[derive(Debug)]
 pub struct Record {
-    pub time: SystemTime,
-    pub request_id: Option<HeaderValue>,
+    pub facts: Facts,
+    spans: [Span; TEXTS],
+    texts: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    pub started: Instant,
     pub client: IpAddr,
-    pub method: Method,
-    pub host: Option<HeaderValue>,
-    pub target: Option<PathAndQuery>,
     pub version: Version,
     pub secure: bool,
-    pub route: Option<Box<str>>,
-    pub upstream: Option<Box<str>>,
-    pub endpoint: Option<Box<str>>,
     pub retried: bool,
     pub status: u16,
     pub request_bytes: u64,
@@ -55,19 +64,245 @@ pub struct Record {
     pub termination: &'static str,
 }
 
+/// A text of a record's, which may be missing.
+#[derive(Debug, Clone, Copy)]
+pub enum Text {
+    RequestId,
+    Method,
+    Host,
+    Path,
+    Route,
+    Upstream,
+    Endpoint,
+}
+
+const TEXTS: usize = Text::Endpoint as usize + 1;
+
+/// Where a text stands among its record's.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// Ends before it starts, so that there is nothing to be found.
+const MISSING: Span = Span { start: 1, end: 0 };
+
+impl Facts {
+    fn of(started: Instant) -> Self {
+        Self {
+            started,
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            version: Version::HTTP_11,
+            secure: false,
+            retried: false,
+            status: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            duration: Duration::ZERO,
+            connect: None,
+            upstream_head: None,
+            generation: 0,
+            termination: "",
+        }
+    }
+}
+
+impl Record {
+    fn begin(&mut self, started: Instant) {
+        self.facts = Facts::of(started);
+        self.spans = [MISSING; TEXTS];
+        self.texts.clear();
+    }
+
+    /// Copies a text, in place of what was there for it.
+    pub fn set(&mut self, text: Text, bytes: &[u8]) {
+        let position = |texts: &Vec<u8>| u32::try_from(texts.len()).unwrap_or(u32::MAX);
+        let start = position(&self.texts);
+        self.texts.extend_from_slice(bytes);
+        self.spans[text as usize] = Span { start, end: position(&self.texts) };
+    }
+}
+
+/// What a worker hands over.
+#[derive(Debug)]
+struct Batch {
+    entries: Vec<Entry>,
+    texts: Vec<u8>,
+    /// The same moment by both clocks: a request knows when it began by the one that nobody sets.
+    now: (Instant, SystemTime),
+    /// Where it goes when it has been read.
+    home: Sender<Batch>,
+}
+
+/// A record in a batch, with the place of its texts there.
+#[derive(Debug)]
+struct Entry {
+    facts: Facts,
+    spans: [Span; TEXTS],
+    base: usize,
+}
+
+impl Batch {
+    fn new(home: Sender<Self>) -> Self {
+        Self { entries: Vec::with_capacity(BATCH_RECORDS), texts: Vec::new(), now: now(), home }
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_RECORDS || self.texts.len() >= BATCH_TEXT_BYTES
+    }
+
+    fn push(&mut self, record: &Record) {
+        self.entries.push(Entry { facts: record.facts, spans: record.spans, base: self.texts.len() });
+        self.texts.extend_from_slice(&record.texts);
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.texts.clear();
+        // One with a very long target in it has grown.
+        self.texts.shrink_to(2 * BATCH_TEXT_BYTES);
+    }
+}
+
+fn now() -> (Instant, SystemTime) {
+    (Instant::now(), SystemTime::now())
+}
+
+/// The process's log, of which every worker takes an end.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    queue: Sender<Batch>,
+    metrics: Arc<Metrics>,
+}
+
+impl AccessLog {
+    /// Starts the writer. It ends when the log and its last end are dropped and everything is written.
+    pub fn start(destination: &Destination, metrics: Arc<Metrics>) -> io::Result<(Self, JoinHandle<()>)> {
+        let sink: Box<dyn Write + Send> = match destination {
+            Destination::Stdout => Box::new(io::stdout()),
+            Destination::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        // Each worker holds itself to BATCHES_MAX.
+        let (queue, batches) = channel();
+        let thread = std::thread::Builder::new().name("access-log".to_owned());
+        let writer = thread.spawn(move || write_all(&batches, sink))?;
+        Ok((Self { queue, metrics }, writer))
+    }
+
+    fn dropped(&self, records: usize) {
+        self.metrics.log_dropped.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    /// An end of the log for one worker.
+    pub fn worker(&self) -> WorkerLog {
+        let (home, returned) = channel();
+        WorkerLog {
+            log: self.clone(),
+            batch: RefCell::new(Batch::new(home)),
+            under_way: Cell::new(0),
+            returned,
+            empty: RefCell::default(),
+            records: RefCell::default(),
+        }
+    }
+}
+
+/// A worker's end of the log. Dropping it hands over what is left.
+pub struct WorkerLog {
+    log: AccessLog,
+    /// The one that is being filled.
+    batch: RefCell<Batch>,
+    under_way: Cell<usize>,
+    returned: Receiver<Batch>,
+    empty: RefCell<Vec<Batch>>,
+    #[expect(clippy::vec_box, reason = "a request holds its record in a box, which is kept with what is in it")]
+    records: RefCell<Vec<Box<Record>>>,
+}
+
+impl WorkerLog {
+    /// A record for a request that began then.
+    pub fn begin(&self, started: Instant) -> Box<Record> {
+        let kept = self.records.borrow_mut().pop();
+        let Some(mut record) = kept else {
+            let texts = Vec::with_capacity(RECORD_TEXT_BYTES);
+            return Box::new(Record { facts: Facts::of(started), spans: [MISSING; TEXTS], texts });
+        };
+        record.begin(started);
+        record
+    }
+
+    /// Puts a record into the batch, or drops and counts it.
+    pub fn log(&self, record: Box<Record>) {
+        if self.batch.borrow().is_full() && !self.hand_over() {
+            self.log.dropped(1);
+        } else {
+            self.batch.borrow_mut().push(&record);
+        }
+        let mut records = self.records.borrow_mut();
+        if records.len() < RECORDS_KEPT && record.texts.capacity() <= RECORD_TEXT_BYTES {
+            records.push(record);
+        }
+    }
+
+    /// Hands over what there is, so that a line waits no longer than from tick to tick; but one such batch at a time,
+    /// so that a slow disk doesn't fill the queue with small ones.
+    pub fn tick(&self) {
+        self.take_returned();
+        if self.under_way.get() == 0 && !self.batch.borrow().entries.is_empty() {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&self) -> bool {
+        self.take_returned();
+        if self.under_way.get() >= BATCHES_MAX {
+            return false;
+        }
+        let mut batch = self.batch.borrow_mut();
+        let empty = self.empty.borrow_mut().pop().unwrap_or_else(|| Batch::new(batch.home.clone()));
+        let mut full = std::mem::replace(&mut *batch, empty);
+        full.now = now();
+        // The writer outlives its queue.
+        if self.log.queue.send(full).is_ok() {
+            self.under_way.set(self.under_way.get() + 1);
+        }
+        true
+    }
+
+    fn take_returned(&self) {
+        let mut empty = self.empty.borrow_mut();
+        while let Ok(batch) = self.returned.try_recv() {
+            self.under_way.set(self.under_way.get() - 1);
+            if empty.len() < BATCHES_KEPT {
+                empty.push(batch);
+            }
+        }
+    }
+}
+
+impl Drop for WorkerLog {
+    fn drop(&mut self) {
+        let left = self.batch.borrow().entries.len();
+        if left > 0 && !self.hand_over() {
+            self.log.dropped(left);
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
-    time: String,
-    request_id: Option<&'a str>,
+    time: &'a str,
+    request_id: Option<Cow<'a, str>>,
     client: IpAddr,
-    method: &'a str,
-    host: Option<&'a str>,
-    path: Option<&'a str>,
+    method: Option<Cow<'a, str>>,
+    host: Option<Cow<'a, str>>,
+    path: Option<Cow<'a, str>>,
     protocol: &'a str,
     scheme: &'a str,
-    route: Option<&'a str>,
-    upstream: Option<&'a str>,
-    endpoint: Option<&'a str>,
+    route: Option<Cow<'a, str>>,
+    upstream: Option<Cow<'a, str>>,
+    endpoint: Option<Cow<'a, str>>,
     retried: bool,
     status: u16,
     request_bytes: u64,
@@ -79,93 +314,88 @@ struct Line<'a> {
     termination: &'a str,
 }
 
-/// A worker's end of the queue.
-#[derive(Debug, Clone)]
-pub struct AccessLog {
-    queue: SyncSender<Box<Record>>,
-    metrics: Arc<Metrics>,
+fn write_all(batches: &Receiver<Batch>, mut sink: Box<dyn Write + Send>) {
+    let (mut lines, mut time) = (Vec::new(), Time::default());
+    let mut warned: Option<Instant> = None;
+    while let Ok(mut batch) = batches.recv() {
+        batch.write(&mut lines, &mut time);
+        batch.clear();
+        // Its worker may be gone.
+        let _ = batch.home.clone().send(batch);
+        if let Err(error) = sink.write_all(&lines).and_then(|()| sink.flush())
+            && warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE)
+        {
+            tracing::warn!(%error, "the access log can't be written; requests go on");
+            warned = Some(Instant::now());
+        }
+        lines.clear();
+    }
 }
 
-impl AccessLog {
-    /// Starts the writer. It ends when the last `AccessLog` is dropped and everything is written.
-    pub fn start(destination: &Destination, metrics: Arc<Metrics>) -> io::Result<(Self, JoinHandle<()>)> {
-        let sink: Box<dyn Write + Send> = match destination {
-            Destination::Stdout => Box::new(io::stdout()),
-            Destination::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+/// A time as text. Many lines have the same millisecond.
+#[derive(Default)]
+struct Time {
+    millisecond: i64,
+    text: String,
+}
+
+impl Time {
+    fn text(&mut self, time: SystemTime) -> &str {
+        let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+        if self.text.is_empty() || self.millisecond != time.as_millisecond() {
+            self.millisecond = time.as_millisecond();
+            self.text = format!("{time:.3}");
+        }
+        &self.text
+    }
+}
+
+impl Batch {
+    fn write(&self, lines: &mut Vec<u8>, time: &mut Time) {
+        for entry in &self.entries {
+            let line = entry.line(self, time);
+            serde_json::to_writer(&mut *lines, &line)
+                .expect("a line has nothing that JSON doesn't, and memory takes it");
+            lines.push(b'\n');
+        }
+    }
+}
+
+impl Entry {
+    fn line<'a>(&self, batch: &'a Batch, time: &'a mut Time) -> Line<'a> {
+        let facts = &self.facts;
+        let text = |text: Text| {
+            let Span { start, end } = self.spans[text as usize];
+            let bytes = batch.texts.get(self.base + start as usize..self.base + end as usize);
+            bytes.map(String::from_utf8_lossy)
         };
-        let (queue, records) = sync_channel(QUEUE);
-        let writer = std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&records, BufWriter::with_capacity(64 * 1024, sink)))?;
-        Ok((Self { queue, metrics }, writer))
-    }
-
-    /// Hands a record over, or drops and counts it.
-    pub fn log(&self, record: Box<Record>) {
-        match self.queue.try_send(record) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.log_dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let age = batch.now.0.saturating_duration_since(facts.started);
+        Line {
+            time: time.text(batch.now.1 - age),
+            request_id: text(Text::RequestId),
+            client: facts.client,
+            method: text(Text::Method),
+            host: text(Text::Host),
+            path: text(Text::Path),
+            protocol: match facts.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            scheme: if facts.secure { "https" } else { "http" },
+            route: text(Text::Route),
+            upstream: text(Text::Upstream),
+            endpoint: text(Text::Endpoint),
+            retried: facts.retried,
+            status: facts.status,
+            request_bytes: facts.request_bytes,
+            response_bytes: facts.response_bytes,
+            duration_ms: milliseconds(facts.duration),
+            connect_ms: facts.connect.map(milliseconds),
+            upstream_head_ms: facts.upstream_head.map(milliseconds),
+            generation: facts.generation,
+            termination: facts.termination,
         }
     }
-}
-
-fn write_all(records: &Receiver<Box<Record>>, mut sink: BufWriter<Box<dyn Write + Send>>) {
-    let mut warned: Option<SystemTime> = None;
-    while let Ok(record) = records.recv() {
-        let mut result = write(&record, &mut sink);
-        // What has come in meanwhile goes out in the same write.
-        while result.is_ok() {
-            match records.try_recv() {
-                Ok(record) => result = write(&record, &mut sink),
-                Err(_) => break,
-            }
-        }
-        if let Err(error) = result.and_then(|()| sink.flush()) {
-            let recent = warned.and_then(|at| at.elapsed().ok()).is_some_and(|elapsed| elapsed < WARNING_PAUSE);
-            if !recent {
-                tracing::warn!(%error, "the access log can't be written; requests go on");
-                warned = Some(SystemTime::now());
-            }
-        }
-        std::thread::sleep(WRITE_PAUSE);
-    }
-}
-
-fn write(record: &Record, sink: &mut impl Write) -> io::Result<()> {
-    let text = |value: &Option<HeaderValue>| {
-        value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
-    let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-    let time = jiff::Timestamp::try_from(record.time).map(|time| format!("{time:.3}")).unwrap_or_default();
-    let (request_id, host) = (text(&record.request_id), text(&record.host));
-    let line = Line {
-        time,
-        request_id: request_id.as_deref(),
-        client: record.client,
-        method: record.method.as_str(),
-        host: host.as_deref(),
-        path: record.target.as_ref().map(PathAndQuery::as_str),
-        protocol: match record.version {
-            Version::HTTP_2 => "HTTP/2",
-            Version::HTTP_10 => "HTTP/1.0",
-            _ => "HTTP/1.1",
-        },
-        scheme: if record.secure { "https" } else { "http" },
-        route: record.route.as_deref(),
-        upstream: record.upstream.as_deref(),
-        endpoint: record.endpoint.as_deref(),
-        retried: record.retried,
-        status: record.status,
-        request_bytes: record.request_bytes,
-        response_bytes: record.response_bytes,
-        duration_ms: milliseconds(record.duration),
-        connect_ms: record.connect.map(milliseconds),
-        upstream_head_ms: record.upstream_head.map(milliseconds),
-        generation: record.generation,
-        termination: record.termination,
-    };
-    serde_json::to_writer(&mut *sink, &line)?;
-    sink.write_all(b"\n")
 }

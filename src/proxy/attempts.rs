@@ -192,7 +192,7 @@ impl Attempts {
             self.kept = worker.heads.keep(&message);
         }
         if let Some(record) = &mut exchange.record {
-            record.retried = true;
+            record.facts.retried = true;
         }
         self.asked.push(carrier.endpoint);
         *request = Some(message);

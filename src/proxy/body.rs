@@ -119,11 +119,12 @@ impl Drop for Exchange {
         worker.cells.request_bytes.add(request_bytes);
         worker.cells.response_bytes.add(self.response_bytes);
         if let (Some(mut record), Some(log)) = (self.record.take(), &worker.log) {
-            record.status = status;
-            record.duration = duration;
-            record.request_bytes = request_bytes;
-            record.response_bytes = self.response_bytes;
-            record.termination = self.reason.unwrap_or(if self.complete { "complete" } else { "client_left" });
+            let facts = &mut record.facts;
+            facts.status = status;
+            facts.duration = duration;
+            facts.request_bytes = request_bytes;
+            facts.response_bytes = self.response_bytes;
+            facts.termination = self.reason.unwrap_or(if self.complete { "complete" } else { "client_left" });
             log.log(record);
         }
     }

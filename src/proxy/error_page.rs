@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
+use super::access_log::Text;
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
 use super::forward::{Plan, forward};
@@ -34,7 +35,7 @@ impl Page {
     pub fn of(forwarding: &Forwarding, head: &mut Parts, host: &HeaderValue) -> Option<Box<Self>> {
         forwarding.rule.default_backend.as_ref().filter(|default| !default.errors.is_empty())?;
         // The endpoint and the page are told the same.
-        headers::ensure_request_id(&mut head.headers);
+        headers::request_id(&mut head.headers);
         let (method, headers, target) = (head.method.clone(), head.headers.clone(), head.uri.path_and_query().cloned());
         Some(Box::new(Self { method, headers, target, host: host.clone(), challenge: None, asked: false }))
     }
@@ -98,7 +99,7 @@ pub async fn instead(
         exchange.request_bytes += watch.bytes.get();
     }
     if let Some(record) = &mut exchange.record {
-        record.upstream = Some((*upstream.label).into());
+        record.set(Text::Upstream, upstream.label.as_bytes());
     }
     // Who had to be somebody was asked before.
     let (upstream_host, key, upgrade, session, login) = (None, None, None, None, None);

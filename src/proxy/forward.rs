@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 
+use super::access_log::Text;
 use super::attempts::{Attempts, Carrier};
 use super::body::{Exchange, ResponseBody};
 use super::error::Error;
@@ -84,7 +85,7 @@ pub fn forward(
                         worker.pools.observe(carrier.endpoint, latency);
                     }
                     if let Some(record) = &mut exchange.record {
-                        record.upstream_head = latency;
+                        record.facts.upstream_head = latency;
                     }
                     if exchange.forwarding.is_some() {
                         let status = answer.response.status();
@@ -128,9 +129,9 @@ async fn reach(
     loop {
         let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
         let Some(endpoint) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
-        let begun = exchange.record.is_some().then(Instant::now);
         let fresh = attempts.wants_fresh();
         let open = if alone || fresh { None } else { worker.pools.open(&endpoint.slot) };
+        let begun = (open.is_none() && exchange.record.is_some()).then(Instant::now);
         let acquired = match open {
             Some(acquired) => Ok(acquired),
             // Boxed: a future is moved with all that it may ever hold, and most requests find a connection.
@@ -204,10 +205,10 @@ fn prepare(request: &mut Request<RequestBody>, plan: &Plan, exchange: &mut Excha
     let fields = request.headers_mut();
     let client =
         headers::add_forwarding(fields, &connection.peer, &plan.host, &connection.worker.settings.trusted_proxies);
-    headers::ensure_request_id(fields);
+    let id = headers::request_id(fields);
     if let Some(record) = &mut exchange.record {
-        record.request_id = fields.get(headers::X_REQUEST_ID).cloned();
-        record.client = client;
+        record.set(Text::RequestId, id.as_bytes());
+        record.facts.client = client;
     }
     fields.insert(header::HOST, plan.upstream_host.as_deref().unwrap_or(&plan.host).clone());
     if let Some(protocol) = &plan.upgrade
@@ -250,8 +251,8 @@ fn note(
     worker.pools.begin(&endpoint.slot);
     exchange.endpoint = Some(endpoint.slot.id());
     if let Some(record) = &mut exchange.record {
-        record.endpoint = Some((*endpoint.label).into());
-        record.connect = begun.filter(|_| !reused).map(|begun| begun.elapsed());
+        record.set(Text::Endpoint, endpoint.label.as_bytes());
+        record.facts.connect = begun.filter(|_| !reused).map(|begun| begun.elapsed());
     }
     reused
 }

@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -13,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use super::access_log::Record;
+use super::access_log::{Record, Text};
 use super::body::{Exchange, ResponseBody};
 use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
@@ -85,8 +84,9 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let generation = table.generation;
     let mut exchange = Exchange::begin(&connection);
     let (mut head, body) = request.into_parts();
-    if worker.log.is_some() {
-        exchange.record = Some(Box::new(record(&connection, &mut head, generation)));
+    if let Some(log) = &worker.log {
+        let record = log.begin(exchange.started);
+        exchange.record = Some(begin(record, &connection, &mut head, generation));
     }
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
@@ -177,7 +177,7 @@ fn decide(
     let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
-        record.route = Some((*route.label).into());
+        record.set(Text::Route, route.label.as_bytes());
     }
     if let Some(forwarding) = &route.forwarding {
         exchange.forwarding = Some(forwarding.clone());
@@ -200,7 +200,7 @@ fn decide(
     }
     let (backend, upstream, session) = found.ok_or(Error::NoEndpoint)?;
     if let Some(record) = &mut exchange.record {
-        record.upstream = Some((*upstream.label).into());
+        record.set(Text::Upstream, upstream.label.as_bytes());
     }
     let host = host.unwrap_or_else(|| NO_HOST.clone());
     Ok(Plan {
@@ -377,32 +377,23 @@ fn own(status: StatusCode, text: &str, wants_body: bool, exchange: Box<Exchange>
     response
 }
 
-fn record(connection: &Connection, head: &mut Parts, generation: u64) -> Record {
+/// Notes what is known of a request from its head, before anything can go wrong with it.
+fn begin(mut record: Box<Record>, connection: &Connection, head: &mut Parts, generation: u64) -> Box<Record> {
+    let facts = &mut record.facts;
+    facts.client = connection.peer.address;
+    facts.version = head.version;
+    facts.secure = connection.secure;
+    facts.generation = generation;
     // A request that is refused has an id in the log too.
-    headers::ensure_request_id(&mut head.headers);
-    let request_id = head.headers.get(headers::X_REQUEST_ID).cloned();
-    Record {
-        time: SystemTime::now(),
-        request_id,
-        client: connection.peer.address,
-        method: head.method.clone(),
-        host: authority(head).ok().flatten(),
-        target: head.uri.path_and_query().cloned(),
-        version: head.version,
-        secure: connection.secure,
-        route: None,
-        upstream: None,
-        endpoint: None,
-        retried: false,
-        status: 0,
-        request_bytes: 0,
-        response_bytes: 0,
-        duration: Duration::ZERO,
-        connect: None,
-        upstream_head: None,
-        generation,
-        termination: "",
+    record.set(Text::RequestId, headers::request_id(&mut head.headers).as_bytes());
+    record.set(Text::Method, head.method.as_str().as_bytes());
+    if let Ok(Some(host)) = authority(head) {
+        record.set(Text::Host, host.as_bytes());
     }
+    if let Some(target) = head.uri.path_and_query() {
+        record.set(Text::Path, target.as_str().as_bytes());
+    }
+    record
 }
 
 #[cfg(test)]

@@ -402,16 +402,19 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Keeps the request's id, or gives it one: 128 random bits in hexadecimal.
-pub fn ensure_request_id(headers: &mut HeaderMap) {
+pub fn request_id(headers: &mut HeaderMap) -> &HeaderValue {
     match headers.entry(X_REQUEST_ID) {
-        Entry::Occupied(mut entry) if (1..=REQUEST_ID_BYTES_MAX).contains(&entry.get().len()) => {
-            if entry.iter().nth(1).is_some() {
-                let id = entry.get().clone();
+        Entry::Occupied(mut entry) => {
+            let id = entry.get();
+            if !(1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) {
+                entry.insert(new_request_id());
+            } else if entry.iter().nth(1).is_some() {
+                let id = id.clone();
                 entry.insert(id);
             }
+            entry.into_mut()
         }
-        Entry::Occupied(mut entry) => drop(entry.insert(new_request_id())),
-        Entry::Vacant(entry) => drop(entry.insert(new_request_id())),
+        Entry::Vacant(entry) => entry.insert(new_request_id()),
     }
 }
 
@@ -610,13 +613,12 @@ mod tests {
     #[test]
     fn a_request_has_one_id() {
         let mut headers = map(&[("x-request-id", "mine")]);
-        ensure_request_id(&mut headers);
-        assert_eq!(headers[X_REQUEST_ID], "mine");
+        assert_eq!(request_id(&mut headers), "mine");
         let mut headers = map(&[("x-request-id", "mine"), ("x-request-id", "another")]);
-        ensure_request_id(&mut headers);
-        assert_eq!(headers.get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), ["mine"]);
+        assert_eq!(request_id(&mut headers), "mine");
+        assert_eq!(headers.get_all(X_REQUEST_ID).iter().count(), 1);
         let mut headers = HeaderMap::new();
-        ensure_request_id(&mut headers);
-        assert_eq!(headers[X_REQUEST_ID].len(), 32);
+        let id = request_id(&mut headers).clone();
+        assert_eq!((id.len(), &headers[X_REQUEST_ID]), (32, &id));
     }
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::runtime::{Builder, LocalOptions};
 
-use super::access_log::AccessLog;
+use super::access_log::{AccessLog, WorkerLog};
 use super::headers::Limits;
 use super::listener::{self, Socket};
 use super::retry::Buffers;
@@ -68,7 +68,7 @@ pub struct Worker {
     pub settings: Arc<Settings>,
     pub cells: Arc<WorkerCells>,
     pub tls: Arc<ServerConfig>,
-    pub log: Option<AccessLog>,
+    pub log: Option<WorkerLog>,
     pub drain: Arc<Drain>,
     pub logins: Arc<Logins>,
     pub clock: Rc<Clock>,
@@ -112,6 +112,9 @@ async fn tick(worker: &Rc<Worker>) {
         interval.tick().await;
         worker.clock.tick();
         worker.cells.beat();
+        if let Some(log) = &worker.log {
+            log.tick();
+        }
         // An idle worker takes up a new table too, or it would keep the old one alive.
         let table = worker.table();
         if table.generation != generation {
@@ -139,7 +142,7 @@ impl Worker {
             settings: start.settings.clone(),
             cells: start.cells.clone(),
             tls: start.tls.clone(),
-            log: start.log.clone(),
+            log: start.log.as_ref().map(AccessLog::worker),
             drain: start.drain.clone(),
             logins: start.logins.clone(),
             pools: Pools::new(start.settings.pools.clone(), clock.clone(), rounds.clone(), start.cells.clone()),

@@ -27,6 +27,7 @@ mod canary;
 mod classes;
 mod client_certificates;
 mod cors;
+mod cost;
 mod custom_errors;
 mod docs;
 mod drain;

@@ -37,7 +37,12 @@ impl Portunus {
 
     #[track_caller]
     pub fn serve_with(folder: &Folder, flags: &[&str]) -> Self {
-        let mut command = command();
+        Self::serve_by(command(), folder, flags)
+    }
+
+    /// By a command to which only the arguments are missing.
+    #[track_caller]
+    pub fn serve_by(mut command: Command, folder: &Folder, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(folder.path()).args(flags);
         for (flag, value) in USUAL.iter().filter(|(flag, _)| !flags.contains(flag)) {
             command.args([flag, value]);
