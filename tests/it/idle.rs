@@ -62,7 +62,7 @@ fn pauses<S: Read + Write>(mut client: Connection<S>) {
     }
     assert_eq!(client.response().text(), "slowly");
     // The half of a head right behind a request.
-    client.send(&[post("whole"), GET[..20].to_owned()].concat());
+    client.send([post("whole"), GET[..20].to_owned()].concat());
     assert_eq!(client.response().text(), "whole");
     sleep(PAUSE);
     client.send(&GET[20..]);
@@ -107,7 +107,7 @@ fn pounce<S: Read + Write>(mut client: Connection<S>, later: impl Fn()) {
     for turn in ["first", "second", "third"] {
         assert_eq!(client.ask(post(turn)).text(), turn);
         later();
-        client.send(&[post("whole"), post("half")[..50].to_owned()].concat());
+        client.send([post("whole"), post("half")[..50].to_owned()].concat());
         client.send(&post("half")[50..]);
         assert_eq!((client.response().text(), client.response().text()), ("whole".to_owned(), "half".to_owned()));
     }
