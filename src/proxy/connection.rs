@@ -1,27 +1,30 @@
 //! One client connection, from its first byte to its last: TLS, HTTP/1.1 or HTTP/2, and its time. hyper's own
-//! timers stay off; the connection notes what it waits for, and the worker's tick wakes it when that took too
-//! long.
+//! timers stay off; `Activity` knows what is waited for, and the worker's tick wakes the connection when that took
+//! too long. What only one part of its life needs is in a box of that part: idle connections are many, and an
+//! HTTP/1 connection that was idle for a second is a socket, its TLS session and little else.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
+use super::activity::Activity;
 use super::client_certificate::Presented;
 use super::handle::handle;
 use super::headers::{Peer, is_trusted};
@@ -30,7 +33,6 @@ use super::listener::Listener;
 use super::proxy_protocol;
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
-use crate::clock::{Clock, Timer};
 use crate::drain::Phase;
 use crate::upstream::{Join, LocalExecutor, Socket};
 
@@ -38,6 +40,8 @@ use crate::upstream::{Join, LocalExecutor, Socket};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Largest HTTP/1 read buffer, in bytes; above the limit of a head, so that ours answers first.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes that are taken at once of what comes before hyper has the connection. They lie on the stack.
+const FIRST_BYTES: usize = 4096;
 /// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.
 const HTTP2_STREAMS: u32 = 100;
 const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
@@ -49,153 +53,6 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// answer isn't lost in a reset.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
-
-/// What a connection waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    /// The first byte of a request.
-    Idle,
-    /// The rest of a request's head.
-    Head,
-    /// Us, or an endpoint, which has time limits of its own.
-    Busy,
-    /// The client, to read what we have for it.
-    Write,
-}
-
-/// When bytes last moved, and what is waited for.
-#[derive(Debug)]
-pub struct Activity {
-    waits: Cell<Waits>,
-    timer: Timer,
-    requests: Cell<u32>,
-    /// Bytes that arrive need not be a request's: they may be pings.
-    http2: Cell<bool>,
-    /// Bytes from the client and to it.
-    received: Cell<u64>,
-    sent: Cell<u64>,
-    /// The bodies of HTTP/2 answers that wait for the client to take what it was offered: since which tick, or 0.
-    offered: RefCell<Vec<u64>>,
-    free: RefCell<Vec<usize>>,
-    clock: Rc<Clock>,
-    head_timeout: u64,
-    idle_timeout: u64,
-    write_timeout: u64,
-}
-
-impl Activity {
-    fn new(worker: &Worker) -> Rc<Self> {
-        let settings = &worker.settings;
-        let activity = Self {
-            waits: Cell::new(Waits::Idle),
-            timer: worker.clock.timer(),
-            requests: Cell::new(0),
-            http2: Cell::new(false),
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            offered: RefCell::default(),
-            free: RefCell::default(),
-            clock: worker.clock.clone(),
-            head_timeout: settings.request_head_timeout,
-            idle_timeout: settings.idle_timeout,
-            write_timeout: settings.response_write_timeout,
-        };
-        // A client that connects owes a request; only one that was answered may be idle for long.
-        activity.wait(Waits::Head, activity.head_timeout);
-        Rc::new(activity)
-    }
-
-    fn wait(&self, waits: Waits, ticks: u64) {
-        self.waits.set(waits);
-        self.timer.set(ticks);
-    }
-
-    pub fn read(&self, bytes: usize) {
-        self.received.set(self.received.get() + bytes as u64);
-        if self.waits.get() == Waits::Idle && !self.http2.get() {
-            self.wait(Waits::Head, self.head_timeout);
-        }
-    }
-
-    pub fn wrote(&self, bytes: usize) {
-        self.sent.set(self.sent.get() + bytes as u64);
-        if self.waits.get() == Waits::Write {
-            self.rest();
-        }
-    }
-
-    pub fn write_blocked(&self) {
-        if self.waits.get() != Waits::Write {
-            self.wait(Waits::Write, self.write_timeout);
-        }
-    }
-
-    pub fn request_begins(&self) {
-        self.requests.set(self.requests.get() + 1);
-        if self.waits.get() != Waits::Write {
-            self.rest();
-        }
-    }
-
-    pub fn request_ends(&self) {
-        self.requests.set(self.requests.get() - 1);
-        if self.waits.get() != Waits::Write {
-            self.rest();
-        }
-    }
-
-    fn rest(&self) {
-        if self.requests.get() > 0 {
-            let before = self.waits.replace(Waits::Busy);
-            if !self.http2.get() {
-                self.timer.clear();
-            } else if before != Waits::Busy {
-                self.timer.set(self.write_timeout);
-            }
-        } else {
-            self.wait(Waits::Idle, self.idle_timeout);
-        }
-    }
-
-    /// Bytes from the client and to it, since the connection began.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.received.get(), self.sent.get())
-    }
-
-    /// A place for the body of an HTTP/2 answer. A client that shuts its window stops hyper from asking for
-    /// more, and nothing else tells.
-    pub fn body_begins(&self) -> Option<usize> {
-        if !self.http2.get() {
-            return None;
-        }
-        let mut offered = self.offered.borrow_mut();
-        Some(self.free.borrow_mut().pop().unwrap_or_else(|| {
-            offered.push(0);
-            offered.len() - 1
-        }))
-    }
-
-    pub fn body_ends(&self, place: usize) {
-        self.body_waits(place, false);
-        self.free.borrow_mut().push(place);
-    }
-
-    /// The body was asked for more, and has offered something or waits for its endpoint.
-    pub fn body_waits(&self, place: usize, for_client: bool) {
-        self.offered.borrow_mut()[place] = if for_client { self.clock.now().max(1) } else { 0 };
-    }
-
-    /// Whether a client has left what it was offered for too long; if not, looks again after that time.
-    fn has_stalled(&self) -> bool {
-        let now = self.clock.now();
-        let late = |since: &u64| *since != 0 && now - since >= self.write_timeout;
-        let stalled = self.offered.borrow().iter().any(late);
-        if !stalled {
-            self.timer.set(self.write_timeout);
-        }
-        stalled
-    }
-}
 
 /// A client connection, as its requests see it.
 pub struct Connection {
@@ -224,31 +81,16 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         (client, is_trusted(client, &worker.settings.trusted_proxies))
     };
     let stream = Socket(stream);
-    let mut server_name = None;
-    let mut presented = None;
-    let mut http2 = false;
-    let stream = if secure {
-        let handshake = async {
-            if worker.table().clients.is_empty() {
-                Ok((TlsAcceptor::from(worker.tls.clone()).accept(stream).await?, false))
-            } else {
-                Box::pin(greet(worker, stream)).await
-            }
-        };
-        let Ok(Ok((stream, asked))) = tokio::time::timeout(worker.settings.handshake_timeout, handshake).await else {
-            worker.cells.handshakes_failed.add(1);
-            return;
-        };
-        let (_, session) = stream.get_ref();
-        server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
-        presented = asked.then(|| Box::new(Presented::new(session.peer_certificates())));
-        http2 = session.alpn_protocol() == Some(b"h2");
-        Stream::Tls(Box::new(stream))
+    let Greeted { stream, server_name, presented, mut http2 } = if secure {
+        match Box::pin(greet(worker, stream)).await {
+            Some(greeted) => greeted,
+            None => return,
+        }
     } else {
-        Stream::Plain(stream)
+        Greeted { stream: Stream::Plain(stream), server_name: None, presented: None, http2: false }
     };
     let activity = Activity::new(worker);
-    let mut io = ClientIo::new(stream, Bytes::new(), activity.clone());
+    let mut io = ClientIo::new(stream, activity.clone());
     let connection = Rc::new(Connection {
         worker: worker.clone(),
         activity,
@@ -267,11 +109,41 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
             None => return,
         }
     }
-    if http2 { serve_http2(connection, io).await } else { serve_http1(connection, io).await }
+    if http2 { Box::pin(serve_http2(connection, io)).await } else { serve_http1(connection, io).await }
+}
+
+/// What a handshake leaves.
+struct Greeted {
+    stream: Stream,
+    server_name: Option<Box<str>>,
+    presented: Option<Box<Presented>>,
+    http2: bool,
+}
+
+/// The handshake, if it succeeds in time.
+async fn greet(worker: &Worker, stream: Socket) -> Option<Greeted> {
+    let handshake = async {
+        if worker.table().clients.is_empty() {
+            Ok((TlsAcceptor::from(worker.tls.clone()).accept(stream).await?, false))
+        } else {
+            Box::pin(greet_by_name(worker, stream)).await
+        }
+    };
+    let Ok(Ok((stream, asked))) = tokio::time::timeout(worker.settings.handshake_timeout, handshake).await else {
+        worker.cells.handshakes_failed.add(1);
+        return None;
+    };
+    let (_, session) = stream.get_ref();
+    Some(Greeted {
+        server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
+        presented: asked.then(|| Box::new(Presented::new(session.peer_certificates()))),
+        http2: session.alpn_protocol() == Some(b"h2"),
+        stream: Stream::Tls(Box::new(stream)),
+    })
 }
 
 /// A handshake that asks for the client's certificate if the host that it names wants one. Says whether it did.
-async fn greet(worker: &Worker, stream: Socket) -> io::Result<(TlsStream<Socket>, bool)> {
+async fn greet_by_name(worker: &Worker, stream: Socket) -> io::Result<(TlsStream<Socket>, bool)> {
     let greeted = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let name = greeted.client_hello().server_name().map(str::to_ascii_lowercase);
     let verifier = name.and_then(|name| worker.table().clients.find(&name).cloned());
@@ -295,30 +167,33 @@ fn peer(address: IpAddr, trusted: bool, secure: bool) -> Peer {
 
 /// Reads until it is clear which protocol the client speaks. `None`: it went away or took too long.
 async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, bool)> {
-    let mut bytes = BytesMut::with_capacity(4096);
+    let mut bytes = first_bytes(io, activity).await?;
     loop {
-        {
-            let mut reading = pin!(io.read_buf(&mut bytes));
-            let read = poll_fn(|context| {
-                activity.timer.register(context);
-                if activity.timer.has_passed() {
-                    Poll::Ready(None)
-                } else {
-                    reading.as_mut().poll(context).map(Result::ok)
-                }
-            });
-            if read.await? == 0 {
-                return None;
-            }
-        }
         let compared = bytes.len().min(PREFACE.len());
         if bytes[..compared] != PREFACE[..compared] {
-            return Some((bytes.freeze(), false));
+            return Some((bytes, false));
         }
         if compared == PREFACE.len() {
-            return Some((bytes.freeze(), true));
+            return Some((bytes, true));
         }
+        bytes = [bytes, first_bytes(io, activity).await?].concat().into();
     }
+}
+
+/// What the client sends next; nothing is kept ready for it meanwhile. `None`: it went away or took too long.
+async fn first_bytes(io: &mut ClientIo, activity: &Activity) -> Option<Bytes> {
+    poll_fn(|context| {
+        activity.register(context);
+        if activity.has_passed() {
+            return Poll::Ready(None);
+        }
+        let mut bytes = [const { MaybeUninit::uninit() }; FIRST_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
+        let read = ready!(Pin::new(&mut *io).poll_read(context, &mut buffer));
+        let bytes = buffer.filled();
+        Poll::Ready((read.is_ok() && !bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes)))
+    })
+    .await
 }
 
 /// Breaks the circle of a connection and the tunnel that waits in it.
@@ -330,8 +205,35 @@ impl Drop for DropTunnel {
     }
 }
 
-async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
+async fn serve_http1(connection: Rc<Connection>, mut io: ClientIo) {
     let _drop_tunnel = DropTunnel(connection.clone());
+    loop {
+        let left;
+        (io, left) = Box::pin(converse(&connection, io)).await;
+        match left {
+            Left::Idle if io.has_put_back() => {}
+            Left::Idle => match first_bytes(&mut io, &connection.activity).await {
+                Some(bytes) => io.put_back(bytes),
+                None => break,
+            },
+            Left::Upgraded => return Box::pin(upgrade::run(&connection, io)).await,
+            Left::Over => break,
+        }
+    }
+    Box::pin(linger(io)).await;
+}
+
+/// Why hyper is through with a connection.
+enum Left {
+    /// Its client may say something again.
+    Idle,
+    /// A tunnel waits to begin.
+    Upgraded,
+    Over,
+}
+
+/// Serves HTTP/1 until the connection has been idle for a while, or is to be something else.
+async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left) {
     let worker = &connection.worker;
     let service = service_fn(|request| handle(connection.clone(), request));
     let mut builder = http1::Builder::new();
@@ -346,24 +248,44 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service);
     let activity = &connection.activity;
-    let ended = poll_fn(|context| {
-        activity.timer.register(context);
-        if activity.timer.has_passed() {
-            return Poll::Ready(None);
+    let left = poll_fn(|context| {
+        activity.register(context);
+        if activity.has_passed() && !activity.may_rest() {
+            return Poll::Ready(Left::Over);
         }
-        Pin::new(&mut http).poll(context).map(Some)
+        match Pin::new(&mut http).poll(context) {
+            Poll::Ready(Ok(())) if connection.tunnel.borrow().is_some() => Poll::Ready(Left::Upgraded),
+            Poll::Ready(Ok(()) | Err(_)) => Poll::Ready(Left::Over),
+            // Asked only now: hyper has read all there is, and lets go of a body that nobody wants.
+            Poll::Pending if activity.may_rest() => leave(activity, || {
+                Pin::new(&mut http).graceful_shutdown();
+                Pin::new(&mut http).poll(context)
+            }),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
     let parts = http.into_parts();
     let mut io = parts.io.into_inner();
-    let tunnel = connection.tunnel.borrow_mut().take();
-    match (ended, tunnel) {
-        (Some(Ok(())), Some(tunnel)) => {
-            io.put_back(parts.read_buf);
-            upgrade::run(&connection, io, tunnel).await;
-        }
-        _ => linger(io).await,
+    match left {
+        Left::Idle | Left::Upgraded => io.put_back(parts.read_buf),
+        Left::Over => {}
     }
+    (io, left)
+}
+
+/// Asks hyper to leave an idle connection. It does so at once, and the connection stays open, if it is between two
+/// messages and has written all it had; else when it has finished what it is at, and the connection ends with it.
+fn leave<E>(activity: &Activity, ask: impl FnOnce() -> Poll<Result<(), E>>) -> Poll<Left> {
+    let (received, _) = activity.bytes();
+    activity.rest_on();
+    activity.stays_open.set(true);
+    let asked = ask();
+    activity.stays_open.set(false);
+    asked.map(|left| match left {
+        Ok(()) if activity.bytes().0 == received => Left::Idle,
+        Ok(()) | Err(_) => Left::Over,
+    })
 }
 
 /// Says that nothing more comes and reads what the client still sends: closing at once would reset the
@@ -404,13 +326,13 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .serve_connection(TokioIo::new(Join::new(io, worker.rounds.clone())), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
-    activity.http2.set(true);
+    activity.is_http2();
     let mut draining = pin!(worker.drain.reached(Phase::Draining));
     let (mut told, mut watched) = (false, false);
     poll_fn(|context| {
-        activity.timer.register(context);
-        let late = activity.timer.has_passed() && (activity.waits.get() != Waits::Busy || activity.has_stalled());
-        if late && (told || activity.waits.get() != Waits::Idle) {
+        activity.register(context);
+        let late = activity.is_late();
+        if late && (told || !activity.is_idle()) {
             return Poll::Ready(());
         }
         // Asked once, to be woken; asking takes a lock that all workers share.
@@ -423,7 +345,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
             // GOAWAY: streams under way end, new ones go elsewhere.
             http.as_mut().graceful_shutdown();
             if late {
-                activity.timer.set(activity.write_timeout);
+                activity.wait_on();
             }
         }
         Pin::as_mut(&mut http).poll(context).map(drop)

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::connection::Activity;
+use super::activity::Activity;
 use crate::upstream::Socket;
 
 #[derive(Debug)]
@@ -28,8 +28,12 @@ pub struct ClientIo {
 }
 
 impl ClientIo {
-    pub fn new(stream: Stream, prefix: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream, prefix, activity }
+    pub fn new(stream: Stream, activity: Rc<Activity>) -> Self {
+        Self { stream, prefix: Bytes::new(), activity }
+    }
+
+    pub fn has_put_back(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// Puts bytes back in front of what is still to be read.
@@ -55,6 +59,10 @@ impl AsyncRead for ClientIo {
             let count = this.prefix.len().min(buffer.remaining());
             buffer.put_slice(&this.prefix[..count]);
             this.prefix.advance(count);
+            if this.prefix.is_empty() {
+                // It would hold its memory as long as the connection lives.
+                this.prefix = Bytes::new();
+            }
             this.activity.read(count);
             return Poll::Ready(Ok(()));
         }
@@ -117,7 +125,11 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        if this.activity.stays_open.get() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }

@@ -2,6 +2,7 @@
 //! thread of its own that shares nothing with the others but the table's pointer and the process's drain.
 
 mod access_log;
+mod activity;
 mod attempts;
 mod body;
 mod client_certificate;

@@ -27,8 +27,9 @@ pub struct Pending {
     pub _open: Open,
 }
 
-/// Runs a tunnel to its end.
-pub async fn run(connection: &Connection, mut client: ClientIo, tunnel: Pending) {
+/// Runs the tunnel that waits in the connection to its end.
+pub async fn run(connection: &Connection, mut client: ClientIo) {
+    let Some(tunnel) = connection.tunnel.take() else { return };
     let Pending { io: mut upstream, read, mut exchange, _open } = tunnel;
     let worker = &connection.worker;
     worker.cells.tunnels_opened.add(1);

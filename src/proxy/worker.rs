@@ -2,6 +2,7 @@
 //! others it shares the table's pointer, which it looks at once a request, and the drain.
 
 use std::cell::{Cell, RefCell};
+use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ use crate::upstream::{Logins, PoolSettings, Pools, Rounds};
 
 /// How often a worker looks through its idle connections, and what it searches with, in ticks.
 const SWEEP_TICKS: u64 = 10;
+
+/// More than mimalloc puts on one page with others.
+const OWN_PAGE_BYTES: usize = 1024 * 1024;
 
 /// What the operator decides for the hot path. Durations in ticks of the worker's clock.
 #[derive(Debug, Clone)]
@@ -125,11 +129,19 @@ async fn tick(worker: &Rc<Worker>) {
         if worker.clock.now().is_multiple_of(SWEEP_TICKS) {
             worker.pools.sweep();
             sweep_searchers();
+            give_memory_back();
         }
         if worker.drain.phase() == Phase::Stopping {
             return;
         }
     }
+}
+
+/// Lets the system have what was freed a while ago. mimalloc looks for that when it frees a page, which a worker
+/// whose clients have all become idle would not do again: so this takes one, of which nothing is touched, and frees
+/// it.
+fn give_memory_back() {
+    drop(black_box(Vec::<u8>::with_capacity(OWN_PAGE_BYTES)));
 }
 
 impl Worker {

@@ -39,6 +39,7 @@ mod harness;
 mod headers;
 mod http1;
 mod http2;
+mod idle;
 mod layers;
 mod limits;
 mod paths;

@@ -2,6 +2,7 @@
 //! `make proof` (`PORTUNUS_SCALE=full`), which prints what was measured beside its goal. Only counts,
 //! order, bytes and generous memory bounds are asserted, never a time.
 
+use std::io::{Read, Write};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -340,29 +341,44 @@ fn endpoints_that_come_and_go_cost_no_request() {
 }
 
 #[test]
-fn idle_tls_connections_take_little_memory() {
-    let connections = scale(100, 5000);
+fn idle_connections_take_little_memory() {
+    let connections = scale(500, 10_000);
     let backend = Backend::named("a");
     let folder = Folder::to(&backend);
-    let portunus = Portunus::serve_with(&folder, &["--idle-timeout", "10m"]);
+    let flags = ["--idle-timeout", "10m", "--max-connections", "20000"];
+    {
+        let portunus = Portunus::serve_with(&folder, &flags);
+        idle_connections(&portunus, connections, ("HTTP/1.1", 10), || Connection::open(portunus.http));
+    }
+    let portunus = Portunus::serve_with(&folder, &flags);
     let client = Client::new();
-    client.get(portunus.https, "a.test", "a.test", "/");
+    idle_connections(&portunus, connections, ("TLS", 20), || client.connect(portunus.https, "a.test").0);
+}
+
+/// Connections that did a request each, and then nothing; `goal` is in KiB for each.
+fn idle_connections<S: Read + Write>(
+    portunus: &Portunus,
+    connections: usize,
+    (kind, goal): (&str, u64),
+    open: impl Fn() -> Connection<S>,
+) {
+    assert_eq!(open().get("a.test", "/").status, 200);
     let before = portunus.memory("VmRSS:");
     let mut idle: Vec<_> = (0..connections)
         .map(|_| {
-            let (mut connection, _) = client.connect(portunus.https, "a.test");
+            let mut connection = open();
             assert_eq!(connection.get("a.test", "/").status, 200);
             connection
         })
         .collect();
     // Buffers are given back after a while; the least that is seen counts.
     let each = |_| {
-        std::thread::sleep(Duration::from_millis(scale(20, 500)));
+        std::thread::sleep(Duration::from_millis(scale(300, 500)));
         portunus.memory("VmRSS:").saturating_sub(before) / connections as u64
     };
     let least = (0..10).map(each).min().expect("ten");
-    println!("{connections} idle TLS connections: {:.1} KiB each; goal: 20 KiB", least as f64 / 1024.0);
-    assert!(least < 200 << 10, "{least} bytes for each connection");
+    println!("{connections} idle {kind} connections: {:.1} KiB each; goal: {goal} KiB", least as f64 / 1024.0);
+    assert!(least < (goal + 5) << 10, "{least} bytes for each connection");
     for connection in &mut idle {
         assert_eq!(connection.get("a.test", "/").status, 200, "an idle connection goes on");
     }

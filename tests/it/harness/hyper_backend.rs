@@ -70,7 +70,7 @@ fn answer(received: &Received) -> Response<Outgoing> {
 }
 
 /// A listening echo backend; it ends with this value. On the path `/stream` it echoes frame by
-/// frame and records nothing.
+/// frame and records nothing; on `/at-once` it answers, and records the request when it has all of it.
 pub struct HyperBackend {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -178,6 +178,22 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, record: Arc<Mut
     }
 }
 
+/// Reads a request to its end.
+async fn receive(
+    request: Request<Incoming>,
+    (connection, peer): (usize, Peer),
+    record: &Mutex<Vec<Received>>,
+) -> hyper::Result<Received> {
+    let (parts, body) = request.into_parts();
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().cloned();
+    let (uri, version) = (parts.uri, parts.version);
+    let (headers, body) = (parts.headers, collected.to_bytes());
+    let received = Received { connection, peer, uri, version, headers, body, trailers };
+    record.lock().expect("received").push(received.clone());
+    Ok(received)
+}
+
 async fn serve<S>(stream: S, h2: bool, (connection, peer): (usize, Peer), record: Arc<Mutex<Vec<Received>>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -188,15 +204,12 @@ where
             if request.uri().path() == "/stream" {
                 return Ok(echo_frames(request.into_body()));
             }
-            let (parts, body) = request.into_parts();
-            let collected = body.collect().await?;
-            let trailers = collected.trailers().cloned();
-            let (uri, version) = (parts.uri, parts.version);
-            let (headers, body) = (parts.headers, collected.to_bytes());
-            let received = Received { connection, peer, uri, version, headers, body, trailers };
-            let response = answer(&received);
-            record.lock().expect("received").push(received);
-            Ok::<_, hyper::Error>(response)
+            if request.uri().path() == "/at-once" {
+                tokio::spawn(async move { receive(request, (connection, peer), &record).await.map(drop) });
+                return Ok(Response::new(super::h2::full(Bytes::new())));
+            }
+            let received = receive(request, (connection, peer), &record).await?;
+            Ok::<_, hyper::Error>(answer(&received))
         }
     });
     let io = TokioIo::new(stream);

@@ -1,0 +1,214 @@
+//! What a client connection waits for, and since when. Bytes and requests tell it, for a store each; the worker's
+//! tick wakes the connection when it took too long, or long enough that its buffers are given back.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Context;
+
+use super::worker::Worker;
+use crate::clock::{Clock, Timer};
+
+/// Ticks of idleness after which an HTTP/1 connection gives its buffers back: about a second.
+const BUFFERS_TICKS: u64 = 10;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// The first byte of a request.
+    Idle,
+    /// The same, without buffers.
+    Resting,
+    /// The rest of a request's head.
+    Head,
+    /// Us, or an endpoint, which has time limits of its own.
+    Busy,
+    /// The client, to read what we have for it.
+    Write,
+}
+
+/// When bytes last moved, and what is waited for.
+#[derive(Debug)]
+pub struct Activity {
+    waits: Cell<Waits>,
+    timer: Timer,
+    requests: Cell<u32>,
+    /// Bytes that arrive need not be a request's: they may be pings.
+    http2: Cell<bool>,
+    /// hyper may do with the connection what it does at its end, but for closing it.
+    pub stays_open: Cell<bool>,
+    /// Bytes from the client and to it.
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// The bodies of HTTP/2 answers that wait for the client to take what it was offered: since which tick, or 0.
+    offered: RefCell<Vec<u64>>,
+    free: RefCell<Vec<usize>>,
+    clock: Rc<Clock>,
+    head_timeout: u64,
+    /// Until an HTTP/1 connection gives its buffers back, and from then on.
+    buffers_timeout: u64,
+    rest_timeout: u64,
+    idle_timeout: u64,
+    write_timeout: u64,
+}
+
+impl Activity {
+    pub fn new(worker: &Worker) -> Rc<Self> {
+        let settings = &worker.settings;
+        // The tick at which the first timer passes is the second one's first.
+        let (buffers_timeout, rest_timeout) = match settings.idle_timeout.checked_sub(BUFFERS_TICKS + 1) {
+            None | Some(0) => (settings.idle_timeout, 0),
+            Some(rest) => (BUFFERS_TICKS, rest),
+        };
+        let activity = Self {
+            waits: Cell::new(Waits::Idle),
+            timer: worker.clock.timer(),
+            requests: Cell::new(0),
+            http2: Cell::new(false),
+            stays_open: Cell::new(false),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            offered: RefCell::default(),
+            free: RefCell::default(),
+            clock: worker.clock.clone(),
+            head_timeout: settings.request_head_timeout,
+            buffers_timeout,
+            rest_timeout,
+            idle_timeout: settings.idle_timeout,
+            write_timeout: settings.response_write_timeout,
+        };
+        // A client that connects owes a request; only one that was answered may be idle for long.
+        activity.wait(Waits::Head, activity.head_timeout);
+        Rc::new(activity)
+    }
+
+    fn wait(&self, waits: Waits, ticks: u64) {
+        self.waits.set(waits);
+        self.timer.set(ticks);
+    }
+
+    pub fn read(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+        if matches!(self.waits.get(), Waits::Idle | Waits::Resting) && !self.http2.get() {
+            self.wait(Waits::Head, self.head_timeout);
+        }
+    }
+
+    pub fn wrote(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+        if self.waits.get() == Waits::Write {
+            self.rest();
+        }
+    }
+
+    pub fn write_blocked(&self) {
+        if self.waits.get() != Waits::Write {
+            self.wait(Waits::Write, self.write_timeout);
+        }
+    }
+
+    pub fn request_begins(&self) {
+        self.requests.set(self.requests.get() + 1);
+        if self.waits.get() != Waits::Write {
+            self.rest();
+        }
+    }
+
+    pub fn request_ends(&self) {
+        self.requests.set(self.requests.get() - 1);
+        if self.waits.get() != Waits::Write {
+            self.rest();
+        }
+    }
+
+    fn rest(&self) {
+        if self.requests.get() > 0 {
+            let before = self.waits.replace(Waits::Busy);
+            if !self.http2.get() {
+                self.timer.clear();
+            } else if before != Waits::Busy {
+                self.timer.set(self.write_timeout);
+            }
+        } else {
+            self.wait(Waits::Idle, if self.http2.get() { self.idle_timeout } else { self.buffers_timeout });
+        }
+    }
+
+    /// Bytes that arrive from now on need not be a request's.
+    pub fn is_http2(&self) {
+        self.http2.set(true);
+    }
+
+    /// Wakes this task when it is time to look again.
+    pub fn register(&self, context: &Context<'_>) {
+        self.timer.register(context);
+    }
+
+    /// What is waited for took too long, or, if the connection is idle, long enough for something to be done.
+    pub fn has_passed(&self) -> bool {
+        self.timer.has_passed()
+    }
+
+    /// No request runs and none has begun to arrive.
+    pub fn is_idle(&self) -> bool {
+        self.waits.get() == Waits::Idle
+    }
+
+    /// An HTTP/1 connection was idle for as long as it keeps its buffers, and may be idle for longer.
+    pub fn may_rest(&self) -> bool {
+        self.is_idle() && self.has_passed() && self.rest_timeout > 0
+    }
+
+    /// Idle as before, for the rest of the time.
+    pub fn rest_on(&self) {
+        self.wait(Waits::Resting, self.rest_timeout);
+    }
+
+    /// Waits as long as for a client that is to read.
+    pub fn wait_on(&self) {
+        self.timer.set(self.write_timeout);
+    }
+
+    /// Bytes from the client and to it, since the connection began.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received.get(), self.sent.get())
+    }
+
+    /// A place for the body of an HTTP/2 answer. A client that shuts its window stops hyper from asking for
+    /// more, and nothing else tells.
+    pub fn body_begins(&self) -> Option<usize> {
+        if !self.http2.get() {
+            return None;
+        }
+        let mut offered = self.offered.borrow_mut();
+        Some(self.free.borrow_mut().pop().unwrap_or_else(|| {
+            offered.push(0);
+            offered.len() - 1
+        }))
+    }
+
+    pub fn body_ends(&self, place: usize) {
+        self.body_waits(place, false);
+        self.free.borrow_mut().push(place);
+    }
+
+    /// The body was asked for more, and has offered something or waits for its endpoint.
+    pub fn body_waits(&self, place: usize, for_client: bool) {
+        self.offered.borrow_mut()[place] = if for_client { self.clock.now().max(1) } else { 0 };
+    }
+
+    /// Whether what passed is the time of a client that has left what it was offered; if not, looks again after
+    /// that time. An HTTP/2 connection that waits for anything else is late.
+    pub fn is_late(&self) -> bool {
+        self.has_passed() && (self.waits.get() != Waits::Busy || self.has_stalled())
+    }
+
+    fn has_stalled(&self) -> bool {
+        let now = self.clock.now();
+        let late = |since: &u64| *since != 0 && now - since >= self.write_timeout;
+        let stalled = self.offered.borrow().iter().any(late);
+        if !stalled {
+            self.timer.set(self.write_timeout);
+        }
+        stalled
+    }
+}
