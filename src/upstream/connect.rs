@@ -26,10 +26,6 @@ use crate::tls::EndpointTls;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
-fn buffer_max() -> usize {
-    static MAX: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *MAX.get_or_init(|| std::env::var("PX_BUF").ok().and_then(|v| v.parse().ok()).unwrap_or(BUFFER_BYTES_MAX))
-}
 /// Flow-control windows towards HTTP/2 endpoints, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -189,7 +185,7 @@ pub(super) async fn connect(
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(buffer_max())
+        .max_buf_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;

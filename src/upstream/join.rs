@@ -20,7 +20,6 @@ const ROUNDS: u64 = 4;
 /// Waits in vain until there are none for a while, and flushes without one until the next is tried.
 const PATIENCE: u8 = 8;
 const AT_ONCE: u8 = 16;
-static TT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
 
 /// A worker's rounds of the event loop, counted as long as somebody waits for them: by one task for all connections,
 /// since an HTTP/2 connection that is asked whether it can go on takes longer than a round.
@@ -91,8 +90,7 @@ impl<T: AsyncWrite + Unpin> Join<T> {
                 self.at_once -= 1;
                 return true;
             }
-            let tt = *TT.get_or_init(|| std::env::var("PX_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(ROUNDS));
-            self.until = Some((self.rounds.wait(tt, context), self.buffer.len()));
+            self.until = Some((self.rounds.wait(ROUNDS, context), self.buffer.len()));
             return false;
         };
         if until > self.rounds.now.get() {
@@ -161,5 +159,93 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Join<T> {
         let this = self.get_mut();
         ready!(this.poll_drain(context))?;
         Pin::new(&mut this.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{spawn_local, yield_now};
+
+    use super::*;
+
+    /// The sizes of the writes that reach it.
+    #[derive(Clone, Default)]
+    struct Sink(Rc<RefCell<Vec<usize>>>);
+
+    impl AsyncWrite for Sink {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.borrow_mut().push(bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Runs a test beside a task that counts rounds.
+    fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(Join<Sink>, Sink) -> F) {
+        let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (rounds, sink) = (Rc::new(Rounds::default()), Sink::default());
+            let join = Join::new(sink.clone(), rounds.clone());
+            spawn_local(async move { rounds.count().await });
+            spawn_local(test(join, sink)).await.unwrap();
+        });
+    }
+
+    async fn send(join: &mut Join<Sink>, bytes: usize) {
+        join.write_all(&vec![0; bytes]).await.unwrap();
+        join.flush().await.unwrap();
+    }
+
+    /// Lets rounds go by, in each of which the connection is asked to go on.
+    async fn wait(join: &mut Join<Sink>, rounds: u64) {
+        for _ in 0..rounds {
+            yield_now().await;
+            join.flush().await.unwrap();
+        }
+    }
+
+    #[test]
+    fn what_comes_within_a_few_rounds_leaves_together() {
+        run(|mut join, sink| async move {
+            for bytes in [10, 20, 30] {
+                send(&mut join, bytes).await;
+                yield_now().await;
+            }
+            assert!(sink.0.borrow().is_empty());
+            wait(&mut join, 2 * ROUNDS).await;
+            assert_eq!(*sink.0.borrow(), [60]);
+            // What fills a record does not wait.
+            send(&mut join, BUFFER_BYTES - 1).await;
+            send(&mut join, 2).await;
+            assert_eq!(*sink.0.borrow(), [60, BUFFER_BYTES - 1]);
+            join.shutdown().await.unwrap();
+            assert_eq!(*sink.0.borrow(), [60, BUFFER_BYTES - 1, 2]);
+        });
+    }
+
+    #[test]
+    fn a_connection_with_nothing_to_join_stops_waiting() {
+        run(|mut join, sink| async move {
+            send(&mut join, 1).await;
+            wait(&mut join, 2 * ROUNDS).await;
+            for sent in 0..AT_ONCE {
+                send(&mut join, 1).await;
+                assert_eq!(sink.0.borrow().len(), usize::from(sent) + 2, "it leaves at once");
+            }
+            // Once in a while it tries again.
+            send(&mut join, 1).await;
+            send(&mut join, 1).await;
+            wait(&mut join, 2 * ROUNDS).await;
+            assert_eq!(sink.0.borrow().last(), Some(&2));
+        });
     }
 }
