@@ -36,7 +36,7 @@ proof: ## the same scenarios at full size, with times, rates and memory beside t
 
 bench: build ## side by side with nginx, HAProxy, Envoy, Traefik and Caddy (takes a while)
 	bash benches/load/setup.sh
-	python3 benches/load/run.py
+	python3 benches/load/run.py --publish
 
 fmt: ## format the code
 	cargo fmt
