@@ -1,5 +1,5 @@
 """The backends behind every proxy, on the load's core, each with counts of what it got: nginx for plain answers, and the Go
-program of traffic/ for request bodies, chunked answers, WebSocket (`go`, HTTP/1.1) and gRPC (`h2c`, HTTP/2 without TLS)."""
+program of traffic/ for request bodies and WebSocket (`go`), answers in 1-byte chunks (`chunks`) and gRPC (`h2c`, HTTP/2 without TLS)."""
 import json
 import os
 import socket
@@ -62,7 +62,7 @@ class Backend:
 def backends(core: int, kinds: set[str]) -> dict[str, Backend]:
     """Starts what is needed of them, with the files that they and the load tools want in place."""
     started = {"nginx": nginx(core)}
-    return {**started, **(traffic(core) if kinds & {"go", "h2c"} else {})}
+    return {**started, **(traffic(core) if kinds - {"nginx"} else {})}
 
 
 def nginx(core: int) -> Backend:
@@ -95,14 +95,13 @@ http {{
 
 
 def traffic(core: int) -> dict[str, Backend]:
-    http, h2c, status = Ports.take(), Ports.take(), Ports.take()
-    process = Process("traffic", core, [TRAFFIC, "backend", *(f"--{name}=127.0.0.1:{port}" for name, port in (("http", http), ("h2c", h2c), ("status", status)))],
-                      GO_ONE)
-    wait_for(process, [http, h2c, status])
+    ports = {kind: Ports.take() for kind in ("http", "h2c", "chunks", "status")}
+    process = Process("traffic", core, [TRAFFIC, "backend", *(f"--{kind}=127.0.0.1:{port}" for kind, port in ports.items())], GO_ONE)
+    wait_for(process, list(ports.values()))
 
     def counts() -> Counts:
-        return Counts(**json.loads(get(status, "/")[2]))
-    return {"go": Backend(http, counts), "h2c": Backend(h2c, counts)}
+        return Counts(**json.loads(get(ports["status"], "/")[2]))
+    return {kind: Backend(ports[flag], counts) for kind, flag in (("go", "http"), ("h2c", "h2c"), ("chunks", "chunks"))}
 
 
 def temporary(folder) -> str:

@@ -40,7 +40,7 @@ class Case:
     fallback: float | None = None  # the bound where the goal isn't reached after everything was tried
     against: tuple[str, ...] = ()  # measured in every round, beside the subject; empty: the two cheapest of the first round
     tls: bool = False
-    backend: str = "nginx"   # or `go`: HTTP/1.1, or `h2c`: gRPC, both of traffic/
+    backend: str = "nginx"   # or `go`, `chunks`: HTTP/1.1, or `h2c`: gRPC; all of traffic/
     unit: str = "request"
     sent_bytes: int = 0      # of a request's body
 
@@ -199,8 +199,8 @@ CASES = {case.name: case for case in (
     Case("post10k", "POST of 10 KiB over HTTP/1.1 (wrk, 32 connections)", "/app/post", 10, wrk(32), 1.10, backend="go", sent_bytes=10 << 10),
     Case("post10m", "POST of 10 MiB over HTTP/1.1 (wrk, 8 connections)", "/app/post", 10, wrk(8), 1.10, backend="go", sent_bytes=10 << 20),
     Case("chunks", f"{CHUNKED_BYTES} bytes in 1-byte chunks, each in a write of its own (wrk, 32 connections)",
-         "/app/chunks", CHUNKED_BYTES, wrk(32), 1.10, backend="go"),
-    Case("burst", f"{CHUNKED_BYTES} bytes in 1-byte chunks, all in one write (wrk, 32 connections)", "/app/burst", CHUNKED_BYTES, wrk(32), 1.10, backend="go"),
+         "/app/chunks", CHUNKED_BYTES, wrk(32), 1.10, backend="chunks"),
+    Case("burst", f"{CHUNKED_BYTES} bytes in 1-byte chunks, all in one write (wrk, 32 connections)", "/app/burst", CHUNKED_BYTES, wrk(32), 1.10, backend="chunks"),
     Case("resume", "a new TLS 1.3 connection per 1 KiB GET, sessions resumed (wrk, 16 connections)", "/app/1k", 1024,
          wrk(16, "-H", "Connection: close"), None, against=C_PEERS, tls=True),
 )}

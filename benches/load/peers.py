@@ -109,7 +109,7 @@ events {{ worker_connections {12000 if p.held else 4096}; multi_accept on; }}
 http {{
   access_log off; keepalive_requests {KEPT}; keepalive_timeout 75s; {temporary(p.folder)}
   sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
-  client_max_body_size 0; client_body_buffer_size 16k; proxy_request_buffering off; {"proxy_buffering off;" if p.kind == "go" else ""}
+  client_max_body_size 0; client_body_buffer_size 16k; proxy_request_buffering off; {"proxy_buffering off;" if p.kind == "chunks" else ""}
   proxy_max_temp_file_size 0; proxy_buffers 16 16k; proxy_buffer_size 16k; proxy_busy_buffers_size 64k;
   ssl_certificate {p.certificate}; ssl_certificate_key {p.key};
   ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:SSL:10m;

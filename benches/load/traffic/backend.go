@@ -29,10 +29,8 @@ var (
 	chunkedHead = []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
 	oneChunk    = []byte("1\r\nx\r\n")
 	lastChunk   = []byte("0\r\n\r\n")
-	burst       = slicesConcat(chunkedHead, bytes.Repeat(oneChunk, chunks), lastChunk)
+	burst       = bytes.Join([][]byte{chunkedHead, bytes.Repeat(oneChunk, chunks), lastChunk}, nil)
 )
-
-func slicesConcat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 // counting counts the connections that come in.
 type counting struct{ net.Listener }
@@ -59,7 +57,12 @@ func backend(o options) error {
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 3)
+	split, err := listen(o.chunks)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 4)
+	go func() { ended <- serveChunked(split) }()
 	go func() { ended <- http.Serve(plain, routes()) }()
 	go func() { ended <- grpcServer().Serve(h2c) }()
 	go func() { ended <- http.ListenAndServe(o.status, http.HandlerFunc(counts)) }()
@@ -75,11 +78,7 @@ func routes() http.Handler {
 	mux.HandleFunc("/app/1k", fixed(1<<10))
 	mux.HandleFunc("/app/1m", fixed(1<<20))
 	mux.HandleFunc("/app/headers", func(w http.ResponseWriter, r *http.Request) {
-		seen := map[string]string{"host": r.Host}
-		for name, values := range r.Header {
-			seen[strings.ToLower(name)] = values[0]
-		}
-		json.NewEncoder(w).Encode(seen)
+		w.Write(headers(r))
 	})
 	mux.HandleFunc("/app/post", func(w http.ResponseWriter, r *http.Request) {
 		taken, err := io.Copy(io.Discard, r.Body)
@@ -92,9 +91,17 @@ func routes() http.Handler {
 		fmt.Fprintf(w, "%010d", taken)
 	})
 	mux.HandleFunc("/app/ws", echo)
-	mux.HandleFunc("/app/chunks", chunked)
-	mux.HandleFunc("/app/burst", chunked)
 	return mux
+}
+
+// headers are the request's, by their names in small letters, as JSON.
+func headers(r *http.Request) []byte {
+	seen := map[string]string{"host": r.Host}
+	for name, values := range r.Header {
+		seen[strings.ToLower(name)] = values[0]
+	}
+	text, _ := json.Marshal(seen) // strings always marshal
+	return text
 }
 
 func fixed(size int) http.HandlerFunc {
@@ -107,56 +114,52 @@ func fixed(size int) http.HandlerFunc {
 	}
 }
 
-// chunked takes the connection over, since net/http would gather the bytes into larger chunks, and serves it to its end.
-func chunked(w http.ResponseWriter, r *http.Request) {
-	connection, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer connection.Close()
-	for path := r.URL.Path; ; {
-		requests.Add(1)
-		if err := answer(connection, path); err != nil {
-			return
-		}
-		next, err := nextRequest(buffered.Reader)
+// serveChunked is a server of its own, since net/http would gather the bytes into larger chunks.
+func serveChunked(listener net.Listener) error {
+	for {
+		connection, err := listener.Accept()
 		if err != nil {
-			return
-		}
-		path = next
-	}
-}
-
-func answer(connection net.Conn, path string) error {
-	if path == "/app/burst" {
-		_, err := connection.Write(burst)
-		return err
-	}
-	if _, err := connection.Write(chunkedHead); err != nil {
-		return err
-	}
-	for range chunks {
-		if _, err := connection.Write(oneChunk); err != nil {
 			return err
 		}
+		go func() {
+			defer connection.Close()
+			for reader := bufio.NewReader(connection); ; {
+				request, err := http.ReadRequest(reader)
+				if err != nil {
+					return // closed, or not HTTP: either shows in the counts
+				}
+				if err := answer(connection, request); err != nil {
+					return
+				}
+			}
+		}()
 	}
-	_, err := connection.Write(lastChunk)
-	return err
 }
 
-func nextRequest(reader *bufio.Reader) (string, error) {
-	request, err := http.ReadRequest(reader)
-	if err != nil {
-		return "", err
+func answer(connection net.Conn, request *http.Request) error {
+	requests.Add(1)
+	switch request.URL.Path {
+	case "/app/headers":
+		seen := headers(request)
+		_, err := fmt.Fprintf(connection, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(seen), seen)
+		return err
+	case "/app/burst":
+		_, err := connection.Write(burst)
+		return err
+	case "/app/chunks":
+		if _, err := connection.Write(chunkedHead); err != nil {
+			return err
+		}
+		for range chunks {
+			if _, err := connection.Write(oneChunk); err != nil {
+				return err
+			}
+		}
+		_, err := connection.Write(lastChunk)
+		return err
+	default:
+		return fmt.Errorf("no path %s", request.URL.Path)
 	}
-	if _, err := io.Copy(io.Discard, request.Body); err != nil {
-		return "", err
-	}
-	if path := request.URL.Path; path == "/app/chunks" || path == "/app/burst" {
-		return path, nil
-	}
-	return "", errors.New("another path on a connection that was taken over")
 }
 
 var upgrader = websocket.Upgrader{ReadBufferSize: 4096, WriteBufferSize: 4096}

@@ -1,7 +1,7 @@
 // Command traffic is the backend, and where no ready-made tool does it the load, of the bench's cases beside plain GETs:
 // gRPC, WebSocket, request bodies and chunked answers, a constant rate of requests, and connections that are only held.
 //
-//	traffic backend --http ADDR --h2c ADDR --status ADDR
+//	traffic backend --http ADDR --h2c ADDR --chunks ADDR --status ADDR
 //	traffic prove   --target ADDR --host NAME              one gRPC call of each kind; prints the metadata that arrived as JSON
 //	traffic stream  --target ADDR --host NAME --seconds N  echoes over bidirectional gRPC streams
 //	traffic ws      --target ADDR --host NAME --seconds N  echoes over WebSockets
@@ -22,12 +22,12 @@ import (
 )
 
 type options struct {
-	http, h2c, status        string
-	target, host, path       string
-	bytes, rate, connections int
-	streams                  int
-	seconds                  float64
-	tls                      bool
+	http, h2c, chunks, status string
+	target, host, path        string
+	bytes, rate, connections  int
+	streams                   int
+	seconds                   float64
+	tls                       bool
 }
 
 // result is what a load saw; latencies in microseconds.
@@ -50,6 +50,7 @@ func main() {
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	flags.StringVar(&o.http, "http", "", "address of the HTTP/1.1 backend")
 	flags.StringVar(&o.h2c, "h2c", "", "address of the gRPC backend")
+	flags.StringVar(&o.chunks, "chunks", "", "address of the backend that answers in 1-byte chunks")
 	flags.StringVar(&o.status, "status", "", "address of the backend's own counts")
 	flags.StringVar(&o.target, "target", "", "address of the proxy")
 	flags.StringVar(&o.host, "host", "", "name for Host, :authority and SNI")
