@@ -81,6 +81,7 @@ class Bench:
         measured = sum(len(self.running(case)) + (a.pairs - 1) * self.paired_count(case) for case in cases)
         measured += len(whole) + (a.pairs - 1) * (1 + PAIRED) if "latency" in a.cases else 0
         measured += 2 * a.pairs if "workers" in a.cases else 0
+        measured += len(whole) if {"latency", "workers"} & set(a.cases) and "h1" not in a.cases else 0  # the peaks
         held = 2 * len(whole) if "idle" in a.cases else 0
         self.planned = measured + held
         self.minutes = round((measured * (a.duration + RESTART_SECONDS) + held * IDLE_SECONDS) / 60)

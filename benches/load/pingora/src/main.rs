@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderValue;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 use pingora::listeners::tls::TlsSettings;
 use pingora::prelude::{Error, HttpPeer, ProxyHttp, Result, Server, Session, http_proxy_service};
 use pingora::server::configuration::ServerConf;
@@ -36,25 +36,35 @@ struct Edge {
 
 #[async_trait]
 impl ProxyHttp for Edge {
-    type CTX = ();
+    /// The host that was asked for, as the client wrote it.
+    type CTX = Option<HeaderValue>;
 
-    fn new_ctx(&self) {}
+    fn new_ctx(&self) -> Self::CTX {
+        None
+    }
 
-    async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, asked: &mut Self::CTX) -> Result<bool> {
         let request = session.req_header();
-        let host = host(request).map_or(&b""[..], |(value, _)| value);
-        if host.eq_ignore_ascii_case(self.host.as_bytes()) && request.uri.path().starts_with(&self.prefix) {
+        *asked = host(request);
+        let name =
+            asked.as_ref().and_then(|value| value.as_bytes().split(|byte| *byte == b':').next()).unwrap_or_default();
+        if name.eq_ignore_ascii_case(self.host.as_bytes()) && request.uri.path().starts_with(&self.prefix) {
             return Ok(false);
         }
         session.respond_error(404).await?;
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         Ok(Box::new(self.peer.clone()))
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, (): &mut ()) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        asked: &mut Self::CTX,
+    ) -> Result<()> {
         let server = session.server_addr().and_then(|address| address.as_inet()).copied();
         let tls = server == Some(self.https);
         if let Some(client) = session.client_addr().and_then(|address| address.as_inet()) {
@@ -63,7 +73,7 @@ impl ProxyHttp for Edge {
             request.insert_header("X-Real-IP", client)?;
         }
         request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(if tls { "https" } else { "http" }))?;
-        if let Some((_, value)) = host(session.req_header()) {
+        if let Some(value) = asked.clone() {
             request.insert_header("X-Forwarded-Host", value)?;
         }
         request.insert_header("X-Forwarded-Port", HeaderValue::from(server.map_or(0, |address| address.port())))?;
@@ -74,28 +84,19 @@ impl ProxyHttp for Edge {
         Ok(())
     }
 
-    async fn response_filter(&self, _: &mut Session, _: &mut ResponseHeader, (): &mut ()) -> Result<()> {
-        Ok(())
-    }
-
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, (): &mut ()) {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, _: &mut Self::CTX) {
         let status = session.response_written().map_or(0, |answer| answer.status.as_u16());
         let class = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(status / 100).min(5)];
         self.answers.with_label_values(&[class]).inc();
     }
 }
 
-/// The host that a request asks for, without its port: `Host`, or HTTP/2's `:authority`.
-fn host(request: &RequestHeader) -> Option<(&[u8], HeaderValue)> {
-    let value = match request.headers.get(http::header::HOST) {
-        Some(value) => value.clone(),
-        None => HeaderValue::try_from(request.uri.authority()?.as_str()).ok()?,
-    };
-    let bytes = match request.headers.get(http::header::HOST) {
-        Some(value) => value.as_bytes(),
-        None => request.uri.authority()?.as_str().as_bytes(),
-    };
-    Some((bytes.split(|byte| *byte == b':').next().unwrap_or(bytes), value))
+/// `Host`, or HTTP/2's `:authority`.
+fn host(request: &RequestHeader) -> Option<HeaderValue> {
+    match request.headers.get(http::header::HOST) {
+        Some(value) => Some(value.clone()),
+        None => HeaderValue::try_from(request.uri.authority()?.as_str()).ok(),
+    }
 }
 
 fn main() {
@@ -105,7 +106,7 @@ fn main() {
         _ => (arguments.as_slice(), false),
     };
     if given == ["--version"] {
-        // The crate's version, kept beside the one that Cargo.toml asks for.
+        // This crate has the version of the Pingora that it asks for.
         return println!("pingora {}", env!("CARGO_PKG_VERSION"));
     }
     let [host, prefix, backend, http, https, metrics, certificate, key] = given else {
@@ -134,7 +135,8 @@ fn main() {
         prefix: prefix.clone(),
         peer,
         https: https.parse().expect("HTTPS is an address with a port"),
-        answers: register_int_counter_vec!("answers_total", "Answers by class of status", &["class"]).expect("registered once"),
+        answers: register_int_counter_vec!("answers_total", "Answers by class of status", &["class"])
+            .expect("registered once"),
     };
     let mut proxy = http_proxy_service(&Arc::clone(&server.configuration), edge);
     proxy.add_tcp(http);
