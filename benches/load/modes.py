@@ -32,7 +32,7 @@ def constant(bench: Bench, peaks: dict[str, float], name: str, title: str) -> tu
     """A case at half of the lowest peak of the subject and the C proxies, and the rate."""
     of = [peaks[one] for one in (bench.a.subject, *PEAK_OF) if one in peaks]
     if not of:
-        raise SystemExit("no peak of the subject, nginx or HAProxy could be measured")
+        raise Failed("no peak of the subject, nginx or HAProxy could be measured")
     rate = int(min(of) * SHARE)
     return dataclasses.replace(CASES["h1"], name=name, title=title.format(f"{rate:,}"), load=traffic("rate", 32, "--rate", rate), goal=None, fallback=None), rate
 

@@ -108,7 +108,7 @@ def goal(outcome: Outcome) -> str:
 
 def log_cost(outcome: Outcome) -> str:
     """What a line of the access log costs a worker, the log's own writer thread left out."""
-    more = outcome.pairs("portunus-log", lambda one, other: other.threads_us["worker"] - one.threads_us["worker"]) if outcome.subject == "portunus" else []
+    more = outcome.pairs("portunus-log", lambda one, other: other.threads_us.get("worker", 0.0) - one.threads_us.get("worker", 0.0)) if outcome.subject == "portunus" else []
     if not more:
         return ""
     writer = statistics.median(sample.threads_us.get("access-log", 0.0) for sample in outcome.samples["portunus-log"])

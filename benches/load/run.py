@@ -20,7 +20,7 @@ import modes
 import plots
 import report
 from cases import CASES, DEFAULT, MODES, TRAFFIC
-from measure import ROOT, WORK, Process
+from measure import ROOT, WORK, Failed, Process
 from peers import Peer, all_peers
 from rounds import Bench, say
 
@@ -97,23 +97,23 @@ def measure_all(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, boo
     say(f"{bench.planned} runs, about {bench.minutes} minutes")
     outcomes = [bench.rounds(CASES[name]) for name in a.cases if name in CASES]
     peaks = next((outcome.rates() for outcome in outcomes if outcome.case.name == "h1"), None)
-    found = {"latency": None, "workers": None, "idle": None}
-    if "latency" in a.cases or "workers" in a.cases:
+    if {"latency", "workers"} & set(a.cases):
         peaks = peaks or modes.peaks(bench)
-    if "latency" in a.cases:
-        found["latency"] = modes.latency(bench, peaks)
-    if "workers" in a.cases:
-        found["workers"] = modes.workers(bench, peaks)
-    if "idle" in a.cases:
-        found["idle"] = modes.idle(bench)
+    found, lost = {}, []
+    for name, measure in (("latency", lambda: modes.latency(bench, peaks)), ("workers", lambda: modes.workers(bench, peaks)), ("idle", lambda: modes.idle(bench))):
+        try:
+            found[name] = measure() if name in a.cases else None
+        except Failed as error:
+            found[name] = None
+            lost.append(f"- **{name} FAILED: {error}**")
     (WORK / "last.json").write_text(json.dumps({"cases": {outcome.case.name: outcome.raw() for outcome in outcomes},
                                                 **{name: one.raw() for name, one in found.items() if one}}, indent=1))
-    lines = report.whole(a, peers, outcomes, *found.values())
+    lines = [*report.whole(a, peers, outcomes, *found.values()), *lost]
     if a.publish:
         drawn = plots.write(ROOT / "docs" / "bench", report.caption(a, peers), outcomes, found["latency"], found["idle"])
         images = [line for name, says in drawn for line in ("", f"![{says}](bench/{name})")]
         (ROOT / "docs" / "bench.md").write_text("\n".join([*lines[:5], *images, *lines[5:]]) + "\n")
-    return "\n".join(lines), bool([outcome for outcome in outcomes if outcome.failures] or [one for one in found.values() if one and one.failures])
+    return "\n".join(lines), bool(lost or [one for one in (*outcomes, *found.values()) if one and one.failures])
 
 
 if __name__ == "__main__":
