@@ -142,6 +142,7 @@ global
   {"maxconn 12000" if p.held else "maxconn 2000"}
   {"no strict-limits" if p.held else ""}
   ssl-default-bind-options ssl-min-ver TLSv1.2
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
 defaults
   mode http
   no log

@@ -44,7 +44,7 @@ def verify(peer: Peer, p: Place) -> str:
             return f"metrics: status {status}"
         return ""
     except subprocess.CalledProcessError as error:
-        return f"{error}: {error.stderr.decode().strip()[-300:]}"
+        return f"{error.cmd[0]}: {error.stderr.decode().strip()[-300:]}"
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         return f"{type(error).__name__}: {error}"
 
