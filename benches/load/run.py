@@ -112,7 +112,8 @@ def measure_all(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, boo
     if a.publish:
         drawn = plots.write(ROOT / "docs" / "bench", report.caption(a, peers), outcomes, found["latency"], found["idle"])
         images = [line for name, says in drawn for line in ("", f"![{says}](bench/{name})")]
-        (ROOT / "docs" / "bench.md").write_text("\n".join([*lines[:5], *images, *lines[5:]]) + "\n")
+        made = ["", "Written by `make bench`; [benches/load](../benches/load/README.md) says how to read it."]
+        (ROOT / "docs" / "bench.md").write_text("\n".join([*lines[:5], *made, *images, *lines[5:]]) + "\n")
     return "\n".join(lines), bool(lost or [one for one in (*outcomes, *found.values()) if one and one.failures])
 
 
