@@ -34,7 +34,7 @@ def constant(bench: Bench, peaks: dict[str, float], name: str, title: str) -> tu
     if not of:
         raise Failed("no peak of the subject, nginx or HAProxy could be measured")
     rate = int(min(of) * SHARE)
-    return dataclasses.replace(CASES["h1"], name=name, title=title.format(f"{rate:,}"), load=traffic("rate", 32, "--rate", rate), goal=None, fallback=None), rate
+    return dataclasses.replace(CASES["h1"], name=name, title=title.format(f"{rate:,}"), load=traffic("rate", 32, "--rate", rate), goal=None, fallback=None, against=()), rate
 
 
 # ---- latency at half of the peak load ----------------------------------------------------------------------------------
@@ -66,11 +66,13 @@ class Workers:
 
 def workers(bench: Bench, peaks: dict[str, float]) -> Workers:
     """The subject with one worker and with two, at the same rate, on both cores each time, so that only the setting differs."""
+    if not bench.peers[bench.a.subject].ours:
+        raise Failed(f"{bench.a.subject} has no `--workers`")
     case, rate = constant(bench, peaks, "workers", "at a constant {} requests/s")
     found, cores = Workers(rate), ",".join(map(str, bench.a.cores))
     for round_ in range(bench.a.pairs):
         for count in (1, 2) if round_ % 2 == 0 else (2, 1):
-            sample = bench.sample("portunus", case, bench.a.duration, cores, workers=count)
+            sample = bench.sample(bench.a.subject, case, bench.a.duration, cores, workers=count)
             if isinstance(sample, str):
                 found.failures[f"{count} workers"] = sample
                 return found

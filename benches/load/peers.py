@@ -313,5 +313,5 @@ def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
         Peer("caddy", caddy, shutil.which(VENV / "caddy"), ["version"], env=GO),
     ]
     if baseline:
-        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"]))
+        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"], env=PLAIN, differs={"x-forwarded-port": "80|443"}))
     return {peer.name: peer for peer in peers}
