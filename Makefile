@@ -36,7 +36,7 @@ proof: ## the same scenarios at full size, with times, rates and memory beside t
 
 bench: build ## side by side with nginx, HAProxy, Envoy, Pingora, Traefik and Caddy; writes docs/bench (45 minutes)
 	bash benches/load/setup.sh
-	python3 benches/load/run.py --publish
+	python3 benches/load/run.py --publish --rules 10000
 
 fmt: ## format the code
 	cargo fmt
