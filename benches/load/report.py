@@ -53,7 +53,7 @@ def head(a: argparse.Namespace, peers: dict[str, Peer]) -> list[str]:
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, "
         f"load average {os.getloadavg()[0]:.2f}. Proxy on core {a.cores[0]}, load and backend on core {a.cores[1]}. "
         f"{a.pairs} interleaved round{'s' if a.pairs > 1 else ''} of {a.duration} s; certificate {'ECDSA P-256' if a.key == 'ecdsa' else 'RSA 2048'}"
-        + (f"; {a.rules} more rules in Portunus" if a.rules else "") + ".", "",
+        + (f"; {a.rules:,} more rules in Portunus" if a.rules else "") + "." + (" One quick round: whether it works, not how fast it is." if a.quick else ""), "",
         f"{', '.join(versions)}, Python {platform.python_version()}; at commit {commit or 'none'}."]
 
 
