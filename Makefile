@@ -34,9 +34,9 @@ proof: ## the same scenarios at full size, with times, rates and memory beside t
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full PORTUNUS_CLUSTER_WITHOUT=kube-proxy,coredns scripts/scenarios.sh scale:: --nocapture
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full scripts/scenarios.sh --skip scale:: --nocapture
 
-bench: build ## side by side with nginx, HAProxy, Envoy, Traefik and Caddy (takes a while)
+bench: build ## side by side with nginx, HAProxy, Envoy, Pingora, Traefik and Caddy; writes docs/bench (45 minutes)
 	bash benches/load/setup.sh
-	python3 benches/load/run.py
+	python3 benches/load/run.py --publish --rules 10000
 
 fmt: ## format the code
 	cargo fmt

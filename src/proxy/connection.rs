@@ -38,8 +38,10 @@ use crate::upstream::{Join, LocalExecutor, Socket};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Largest HTTP/1 read buffer, in bytes; above the limit of a head, so that ours answers first.
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// Largest HTTP/1 head that is read, in bytes; above the limit of a head, so that ours answers first.
+const HTTP1_HEAD_BYTES: usize = 64 * 1024;
+/// Most of a body that is read at once, in bytes: buffers grow while they are filled.
+const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes that are taken at once of what comes before hyper has the connection. They lie on the stack.
 const FIRST_BYTES: usize = 4096;
 /// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.
@@ -241,10 +243,11 @@ async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left)
     if worker.settings.limits.header_count_max != 100 {
         builder.max_headers(worker.settings.limits.header_count_max.max(1));
     }
+    let limits = worker.settings.limits;
+    let head_bytes_max = HTTP1_HEAD_BYTES.max(limits.header_bytes_max + limits.target_bytes_max);
     let mut http = builder
-        .max_buf_size(
-            HTTP1_BUFFER_BYTES.max(worker.settings.limits.header_bytes_max + worker.settings.limits.target_bytes_max),
-        )
+        .max_header_size(head_bytes_max)
+        .max_buf_size(HTTP1_BUFFER_BYTES.max(head_bytes_max))
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service);
     let activity = &connection.activity;
