@@ -139,9 +139,9 @@ pub enum ResponseError {
     TimedOut,
 }
 
-/// Data frames below this many bytes are joined with those behind them, up to the other.
+/// Data frames below this many bytes are joined with those behind them, and how many are.
 const SMALL_BYTES: usize = 1024;
-const JOINED_BYTES_MAX: usize = 16 * 1024;
+const JOINED_FRAMES_MAX: usize = 256;
 
 /// The body of an answer.
 pub struct ResponseBody {
@@ -266,29 +266,30 @@ impl ResponseBody {
         }
     }
 
-    /// Small data, and what is here already of the data behind it: each frame is a write otherwise, and a chunk.
+    /// Small data, and what is here already of the small data behind it: each frame is a write otherwise, and a chunk.
     fn join(&mut self, first: Bytes, context: &mut Context<'_>) -> Bytes {
         let mut joined = BytesMut::new();
-        while joined.len() < JOINED_BYTES_MAX && !self.is_end_stream() {
+        for _ in 1..JOINED_FRAMES_MAX {
+            if self.is_end_stream() {
+                break;
+            }
             match self.poll_one(context) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        if joined.is_empty() {
-                            joined.extend_from_slice(&first);
-                        }
-                        joined.extend_from_slice(&data);
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) => {
+                    if joined.is_empty() {
+                        joined.extend_from_slice(&first);
                     }
-                    Err(trailers) => {
-                        self.next = Some(Box::new(Ok(trailers)));
-                        break;
-                    }
-                },
-                Poll::Ready(Some(Err(error))) => {
-                    self.next = Some(Box::new(Err(error)));
+                    joined.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Poll::Ready(Some(other)) => {
+                    self.next = Some(Box::new(other));
                     break;
                 }
                 Poll::Ready(None) => break,
                 Poll::Pending => {
+                    // Whoever has something to write does not wait for the endpoint yet.
+                    if let Source::Endpoint { timer, .. } = &self.source {
+                        timer.clear();
+                    }
                     self.waits(true);
                     break;
                 }

@@ -35,6 +35,25 @@ fn a_body_streams_while_it_is_sent() {
     assert_eq!(client.wire.up_to(5).expect("bytes"), b"later");
 }
 
+#[test]
+fn small_chunks_that_come_together_leave_together() {
+    let backend = Backend::new(|exchange| {
+        let chunks = "1\r\nx\r\n".repeat(300);
+        exchange.write(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"));
+    });
+    let (_folder, portunus) = one_worker(&backend);
+    let mut client = Connection::open(portunus.http);
+    for _ in 0..3 {
+        assert_eq!(client.ask(GET).body, b"x".repeat(300));
+    }
+    assert_eq!(backend.connections(), 1, "nothing is left of it");
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+    let head = client.response_head();
+    assert_eq!(head.word(1), "200");
+    let chunked = client.read_to_end();
+    assert!(chunked.len() < 300 + 100, "{} bytes for 300 in {}", chunked.len(), String::from_utf8_lossy(&chunked));
+}
+
 /// Far more than what both kernels and Portunus may hold for one connection.
 fn body_bytes() -> u64 {
     scale(64 << 20, 4 << 30)
