@@ -359,7 +359,7 @@ impl Parts {
             let HostPattern::Exact(name) = host else { continue };
             let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
             let field = located.field.clone();
-            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| (name.clone(), field));
+            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| ((**name).into(), field));
         }
         for (other, (name, field)) in others {
             let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
