@@ -16,9 +16,9 @@ const ENDPOINTS_MAX: usize = 65_535;
 pub(super) type Referrer<'a> = (ObjectRef, &'a str);
 
 /// `sessions` is whether some of them keep theirs.
-pub(super) fn backend(
+pub(super) fn backend<'a>(
     key: &BackendKey,
-    referrers: &[Referrer],
+    referrers: impl Iterator<Item = Referrer<'a>>,
     sessions: bool,
     resources: &Resources,
     settings: &Settings,
@@ -35,7 +35,7 @@ pub(super) fn backend(
     let mut problems = Vec::new();
     let (service, port) = match find(key, resources) {
         Ok(found) => found,
-        Err(missing) => return (backend, referrers.iter().map(|referrer| missing.at(referrer)).collect()),
+        Err(missing) => return (backend, referrers.map(|referrer| missing.at(&referrer)).collect()),
     };
     let object = ObjectRef::new(Kind::Service, &service.name);
     match options.protocol.or_else(|| protocol(port.app_protocol.as_deref())) {
