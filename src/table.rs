@@ -338,7 +338,7 @@ impl Publisher {
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {
         let target = |backend: &BackendRef| {
-            let secure = backend.secure.as_ref().and_then(|key| self.slots.get(key)).cloned();
+            let secure = backend.secure.as_deref().and_then(|key| self.slots.get(key)).cloned();
             Some(Target { slot: self.slots.get(&backend.backend)?.clone(), weight: backend.weight, secure })
         };
         let all: Vec<Target> = refs.iter().filter_map(target).collect();

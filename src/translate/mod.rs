@@ -62,7 +62,8 @@ pub struct Translator {
     settings: Settings,
     /// The ConfigMap has been looked for.
     configured: bool,
-    ingresses: BTreeMap<ObjectName, Parts>,
+    /// Boxed, as in [`Resources`].
+    ingresses: BTreeMap<ObjectName, Box<Parts>>,
     /// The Ingresses that name a host, oldest first.
     by_host: BTreeMap<HostPattern, Few<Claim>>,
     /// The Ingresses that have a host as an alias, oldest first.
@@ -250,14 +251,14 @@ impl Translator {
     }
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
-        let ours = |ingress: &&object::Ingress| class::is_ours(ingress, resources, &self.settings);
-        let parts =
-            resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings, resources));
+        let ours = |ingress: &&Box<object::Ingress>| class::is_ours(ingress, resources, &self.settings);
+        let parts = resources.ingresses.get(name).filter(ours);
+        let parts = parts.map(|ingress| Box::new(Parts::new(ingress, &self.settings, resources)));
         if self.ingresses.get(name) == parts.as_ref() {
             return;
         }
         let old = self.ingresses.remove(name);
-        self.problems.of_ingress(name, old.as_ref(), parts.as_ref());
+        self.problems.of_ingress(name, old.as_deref(), parts.as_deref());
         if let Some(old) = old {
             self.index(&old, work, false);
         }
@@ -342,7 +343,7 @@ impl Translator {
     /// Those that name the host and may; what to say to the others.
     fn admitted(&self, host: &HostPattern) -> (Vec<&Parts>, Vec<Problem>) {
         let claims = self.by_host.get(host).into_iter().flat_map(Few::iter);
-        let mut ingresses: Vec<&Parts> = claims.map(|(_, name)| &self.ingresses[name]).collect();
+        let mut ingresses: Vec<&Parts> = claims.map(|(_, name)| &*self.ingresses[name]).collect();
         let Some(owner) = self.owner(host) else { return (ingresses, Vec::new()) };
         let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
         let problems = refused.flat_map(|parts| owner.refusals(host, parts)).collect();

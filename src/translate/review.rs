@@ -38,7 +38,7 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     // What isn't there yet is the youngest; without a time it would be the oldest.
     ingress.created = stored.map_or(Some(i64::MAX), |stored| stored.created);
     let parts = Parts::new(&ingress, &translator.settings, resources);
-    let before = translator.ingresses.get(&parts.name);
+    let before = translator.ingresses.get(&parts.name).map(|parts| &**parts);
     let mut found = judge(translator, &parts);
     // A new one is older than nobody.
     if stored.is_some() {
@@ -119,7 +119,8 @@ fn beside<'a>(translator: &'a Translator, parts: &'a Parts, host: &HostPattern) 
     let owner = translator.owner(host);
     let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
-    others.filter_map(|name| translator.ingresses.get(name)).chain([parts]).collect()
+    let of = |name| translator.ingresses.get(name).map(|parts| &**parts);
+    others.filter_map(of).chain([parts]).collect()
 }
 
 /// Who decides for the host: who does now, as long as anybody has rules for it that can be used.
@@ -129,7 +130,8 @@ fn decides<'a>(
     host: &HostPattern,
     ingresses: &[&'a Parts],
 ) -> Option<&'a str> {
-    let before = translator.ingresses.get(&parts.name).filter(|before| before.rules_host(host));
+    let before = translator.ingresses.get(&parts.name).map(|parts| &**parts);
+    let before = before.filter(|before| before.rules_host(host));
     let others = ingresses.iter().copied().filter(|other| other.name != parts.name);
     let mut now: Vec<&Parts> = others.chain(before).collect();
     now.sort_by_key(|parts| parts.age());
@@ -208,7 +210,7 @@ fn taken_certificate(translator: &Translator, parts: &Parts, host: &HostPattern)
     let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let admitted = claims.filter(|name| owner.as_ref().is_none_or(|owner| owner.admits(name)));
     let first = |parts| -> Option<(&Parts, &Tls)> { Some((parts, Parts::listing(parts, host).next()?)) };
-    let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(first);
+    let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(|parts| first(parts));
     let Some(winner) = winner.filter(|(winner, _)| winner.name != parts.name).or_else(|| first(parts)) else {
         return Vec::new();
     };

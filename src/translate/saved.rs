@@ -101,9 +101,9 @@ impl Resources {
     /// All objects, with the certificates that are in service. Holds private keys.
     pub fn save(&self) -> Vec<u8> {
         let saved = Saved {
-            ingresses: self.ingresses.values().collect(),
+            ingresses: self.ingresses.values().map(|ingress| &**ingress).collect(),
             classes: self.classes.iter().collect(),
-            services: self.services.values().collect(),
+            services: self.services.values().map(|service| &**service).collect(),
             slices: self.slices.values().flatten().collect(),
             secrets: self.secrets.iter().filter_map(|(name, secret)| Some((name, SavedSecret::new(secret)?))).collect(),
             config_maps: self.config_maps.iter().collect(),
