@@ -50,7 +50,7 @@ pub struct CanaryRoute {
 /// Backends by weight.
 #[derive(Debug)]
 struct Backends {
-    all: Vec<Target>,
+    all: Box<[Target]>,
     weight: u32,
 }
 
@@ -341,7 +341,7 @@ impl Publisher {
             let secure = backend.secure.as_deref().and_then(|key| self.slots.get(key)).cloned();
             Some(Target { slot: self.slots.get(&backend.backend)?.clone(), weight: backend.weight, secure })
         };
-        let all: Vec<Target> = refs.iter().filter_map(target).collect();
+        let all: Box<[Target]> = refs.iter().filter_map(target).collect();
         let weight = all.iter().fold(0u32, |sum, target| sum.saturating_add(target.weight));
         Backends { all, weight }
     }

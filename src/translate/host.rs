@@ -142,19 +142,19 @@ fn finish(
     settings: &Settings,
 ) -> Host {
     let speaks_tls = certificate.is_some()
-        || ingresses.iter().any(|parts| parts.listed.contains_key(pattern) || parts.speaks_tls.contains(pattern));
+        || ingresses.iter().any(|parts| parts.listing(pattern).next().is_some() || parts.speaks_tls.contains(pattern));
+    let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
     let with_filters = |(mut rule, https): (Rule, Https)| {
         if rule.backends.is_empty() {
             return rule;
         }
-        let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
         let redirect = https.redirects(speaks_tls, settings).then(|| {
             Filter::HttpsRedirect(HttpsRedirect {
                 status: settings.redirect_status,
                 preserve_trailing_slash: https.preserve_trailing_slash,
             })
         });
-        rule.filters.extend(redirect.into_iter().chain(of_tls));
+        rule.filters.extend(redirect.into_iter().chain(of_tls.clone()));
         rule.filters.sort_by_key(Filter::phase);
         rule.filters.shrink_to_fit();
         rule

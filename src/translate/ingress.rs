@@ -23,8 +23,8 @@ pub(super) struct Parts {
     /// By host; those of one host in the order of the Ingress.
     pub(super) rules: Vec<(HostPattern, Located)>,
     pub(super) tls: Vec<Tls>,
-    /// The places in `tls` that list a host, in order.
-    pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
+    /// The hosts that are listed, each with the place in `tls` that lists it; sorted.
+    pub(super) listed: Vec<(HostPattern, usize)>,
     /// Hosts of TLS blocks that leave the certificate to the operator. They are not claimed by it.
     pub(super) speaks_tls: BTreeSet<HostPattern>,
     /// Each backend, and the first field that names it; sorted.
@@ -94,7 +94,7 @@ impl Parts {
             created: ingress.created,
             rules: Vec::new(),
             tls: Vec::new(),
-            listed: BTreeMap::new(),
+            listed: Vec::new(),
             speaks_tls: BTreeSet::new(),
             backends: Vec::new(),
             restricts: false,
@@ -165,7 +165,7 @@ impl Parts {
 
     /// The hosts that depend on this Ingress.
     pub(super) fn hosts(&self) -> BTreeSet<HostPattern> {
-        self.rules.iter().map(|(host, _)| host).chain(self.listed.keys()).cloned().collect()
+        self.rules.iter().map(|(host, _)| host).chain(self.listed.iter().map(|(host, _)| host)).cloned().collect()
     }
 
     /// The rules of one host; to look at all of them for each host would cost the square of a large Ingress.
@@ -187,7 +187,9 @@ impl Parts {
 
     /// The TLS blocks that list the host.
     pub(super) fn listing(&self, host: &HostPattern) -> impl Iterator<Item = &Tls> + use<'_> {
-        self.listed.get(host).into_iter().flatten().map(|index| &self.tls[*index])
+        let begin = self.listed.partition_point(|(other, _)| other < host);
+        let length = self.listed[begin..].partition_point(|(other, _)| other == host);
+        self.listed[begin..begin + length].iter().map(|(_, place)| &self.tls[*place])
     }
 
     /// The fields that name the host.
@@ -412,13 +414,11 @@ impl Parts {
             let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.as_str().into() };
             let place = self.tls.len();
             self.tls.push(Tls { by_names: hosts.is_empty(), secret, field: format!("{field}.secretName") });
-            for host in hosts {
-                let places = self.listed.entry(host).or_default();
-                if places.last() != Some(&place) {
-                    places.push(place);
-                }
-            }
+            self.listed.extend(hosts.into_iter().map(|host| (host, place)));
         }
+        self.listed.sort();
+        self.listed.dedup();
+        self.listed.shrink_to_fit();
     }
 }
 
