@@ -9,6 +9,7 @@ mod aliases;
 mod annotations;
 mod class;
 mod few;
+mod field;
 mod host;
 mod ingress;
 mod object;
@@ -62,7 +63,7 @@ pub struct Translator {
     settings: Settings,
     /// The ConfigMap has been looked for.
     configured: bool,
-    /// Boxed, as in [`Resources`].
+    /// Apart from the map, as in [`Resources`].
     ingresses: BTreeMap<ObjectName, Box<Parts>>,
     /// The Ingresses that name a host, oldest first.
     by_host: BTreeMap<HostPattern, Few<Claim>>,
@@ -251,7 +252,7 @@ impl Translator {
     }
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
-        let ours = |ingress: &&Box<object::Ingress>| class::is_ours(ingress, resources, &self.settings);
+        let ours = |ingress: &&Arc<object::Ingress>| class::is_ours(ingress, resources, &self.settings);
         let parts = resources.ingresses.get(name).filter(ours);
         let parts = parts.map(|ingress| Box::new(Parts::new(ingress, &self.settings, resources)));
         if self.ingresses.get(name) == parts.as_ref() {

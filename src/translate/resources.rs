@@ -34,15 +34,15 @@ pub struct Dirty {
     pub(super) config_maps: BTreeSet<ObjectName>,
 }
 
-/// All objects that there are. The large ones are boxed: a node of a map has room for eleven, and is half empty where
-/// names came in their order.
+/// All objects that there are. The large ones are apart from the maps, whose nodes have room for eleven and are half
+/// empty where names came in their order; and a folder shares them.
 #[derive(Debug, Default)]
 pub struct Resources {
-    pub(super) ingresses: BTreeMap<ObjectName, Box<Ingress>>,
+    pub(super) ingresses: BTreeMap<ObjectName, Arc<Ingress>>,
     pub(super) classes: BTreeMap<ObjectName, IngressClass>,
-    pub(super) services: BTreeMap<ObjectName, Box<Service>>,
+    pub(super) services: BTreeMap<ObjectName, Arc<Service>>,
     /// By Service; sorted by the slice's own name.
-    pub(super) slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
+    pub(super) slices: BTreeMap<ObjectName, Vec<Arc<EndpointSlice>>>,
     slice_services: BTreeMap<ObjectName, ObjectName>,
     pub(super) secrets: BTreeMap<ObjectName, Secret>,
     pub(super) config_maps: BTreeMap<ObjectName, BTreeMap<String, String>>,
@@ -59,14 +59,14 @@ impl Resources {
         match object {
             Object::Ingress(ingress) => {
                 let name = ingress.name.clone();
-                if put(&mut self.ingresses, &name, Box::new(ingress)) {
+                if put(&mut self.ingresses, &name, ingress) {
                     self.dirty.ingresses.insert(name);
                 }
             }
             Object::IngressClass(name, class) => self.dirty.classes |= put(&mut self.classes, &name, class),
             Object::Service(service) => {
                 let name = service.name.clone();
-                if put(&mut self.services, &name, Box::new(service)) {
+                if put(&mut self.services, &name, service) {
                     self.dirty.services.insert(name);
                 }
             }
@@ -84,9 +84,9 @@ impl Resources {
     /// Whether the object is there as it is.
     pub fn holds(&self, object: &Object) -> bool {
         match object {
-            Object::Ingress(ingress) => self.ingresses.get(&ingress.name).map(|known| &**known) == Some(ingress),
+            Object::Ingress(ingress) => self.ingresses.get(&ingress.name) == Some(ingress),
             Object::IngressClass(name, class) => self.classes.get(name) == Some(class),
-            Object::Service(service) => self.services.get(&service.name).map(|known| &**known) == Some(service),
+            Object::Service(service) => self.services.get(&service.name) == Some(service),
             Object::EndpointSlice(slice) => self.slice(&slice.name) == Some(slice),
             Object::Secret(name, content) => self.secrets.get(name).is_some_and(|secret| secret.is(content)),
             Object::ConfigMap(name, data) => self.config_maps.get(name) == Some(data),
@@ -94,7 +94,7 @@ impl Resources {
         }
     }
 
-    fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+    fn slice(&self, name: &ObjectName) -> Option<&Arc<EndpointSlice>> {
         let slices = self.slices.get(self.slice_services.get(name)?)?;
         slices.iter().find(|slice| slice.name == *name)
     }
@@ -158,7 +158,7 @@ impl Resources {
             return;
         }
         self.resolved.insert(name.to_owned(), addresses);
-        let named = |service: &&Box<Service>| service.external_name.as_deref() == Some(name);
+        let named = |service: &&Arc<Service>| service.external_name.as_deref() == Some(name);
         self.dirty.services.extend(self.services.values().filter(named).map(|service| service.name.clone()));
     }
 
@@ -191,7 +191,7 @@ impl Resources {
         std::mem::take(&mut self.dirty)
     }
 
-    fn apply_slice(&mut self, slice: EndpointSlice) {
+    fn apply_slice(&mut self, slice: Arc<EndpointSlice>) {
         if self.slice(&slice.name) == Some(&slice) {
             return;
         }

@@ -6,6 +6,7 @@
 //! that is edited, whose age would take the host or the path from a younger one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1 as networking;
 
@@ -30,7 +31,8 @@ pub struct Review {
 /// Reviews the candidate as a new object, or as the next version of that of its name. An Ingress that isn't ours
 /// is none of our business.
 pub fn review(translator: &Translator, resources: &Resources, candidate: networking::Ingress) -> Review {
-    let Object::Ingress(mut ingress) = candidate.into() else { return Review::default() };
+    let Object::Ingress(ingress) = candidate.into() else { return Review::default() };
+    let mut ingress = Arc::unwrap_or_clone(ingress);
     if !class::is_ours(&ingress, resources, &translator.settings) {
         return Review::default();
     }
@@ -108,7 +110,7 @@ fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Ve
     for (ingress, located, rule) in &rules {
         let winner = *winners.entry(rule.path.as_ref()).or_insert(rule);
         if ingress.name == parts.name {
-            problems.extend(conflict(host, parts, &located.field, rule, winner));
+            problems.extend(conflict(host, parts, located.field, rule, winner));
         }
     }
     problems
@@ -246,7 +248,7 @@ fn missing(parts: &Parts, resources: &Resources) -> Vec<Problem> {
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
     let backends = parts.backends.iter().filter_map(|(key, field)| {
         let missing = service::find(key, resources).err()?;
-        Some(missing.at(&(object.clone(), field)))
+        Some(missing.at(&(object.clone(), *field)))
     });
     backends.chain(parts.tls.iter().filter_map(|tls| secret_problem(parts, tls, resources))).collect()
 }
