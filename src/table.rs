@@ -399,3 +399,50 @@ pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
         "default_certificate": snapshot.default_certificate,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::balance::Policy;
+    use crate::model::{Backend, Endpoint, ObjectName, PortRef, Protocol};
+
+    /// Workers close what has no epoch here.
+    #[test]
+    fn epochs_are_those_of_all_endpoints_and_no_others() {
+        let mut random = fastrand::Rng::with_seed(12);
+        let (mut snapshot, mut publisher) =
+            (Snapshot::default(), Publisher::new(Metrics::new(), SessionKey::default()));
+        let service = |number: u8| ObjectName::new("verona", &format!("app-{number}"));
+        let key = |number| BackendKey { service: service(number), port: PortRef::First, options: None };
+        for _ in 0..500 {
+            let key = key(random.u8(..5));
+            let numbers = (0..random.u8(..8)).map(|_| random.u8(..10));
+            let addresses: std::collections::BTreeSet<u8> = numbers.collect();
+            let endpoint = |last: &u8| Endpoint { address: ([192, 0, 2, *last], 80).into(), weight: 1 };
+            let backend = Backend {
+                key: key.clone(),
+                protocol: if random.u8(..10) == 0 { Protocol::H2c } else { Protocol::Http1 },
+                policy: Policy::default(),
+                endpoints: addresses.iter().map(endpoint).collect(),
+                sessions: None,
+                tls: None,
+            };
+            if random.u8(..4) == 0 {
+                snapshot.backends.remove(&key);
+            } else {
+                snapshot.backends.insert(key.clone(), Arc::new(backend));
+            }
+            publisher.publish(&snapshot, &Changed { backends: vec![key], ..Changed::default() });
+            let table = publisher.current.load_full();
+            let upstreams = (0..10).filter_map(|slot| table.upstreams.get(slot)?.as_ref());
+            let slots = upstreams.flat_map(|upstream| upstream.all_endpoints()).map(|endpoint| &endpoint.slot);
+            let wanted: BTreeMap<usize, u64> = slots.map(|slot| (slot.index, slot.epoch)).collect();
+            let has = table.endpoint_epochs().iter().copied().enumerate().filter(|(_, epoch)| *epoch > 0);
+            assert_eq!(has.collect::<BTreeMap<_, _>>(), wanted);
+            let listed: usize = snapshot.backends.values().map(|backend| backend.endpoints.len()).sum();
+            assert_eq!(wanted.len(), listed);
+        }
+    }
+}

@@ -1,5 +1,6 @@
-//! Two hundred changes a second among ten thousand Ingresses, as a cluster has them that is rolled out anew: what they
-//! cost is theirs, and not the cluster's, and who sends requests meanwhile sees nothing of it.
+//! Many Ingresses from an API server: two hundred changes a second among ten thousand, as when all is rolled out anew.
+//! What they cost is theirs, and not the cluster's, and who sends requests meanwhile sees nothing of it. And how much
+//! memory each takes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -62,7 +63,8 @@ struct World {
 }
 
 impl World {
-    fn new(ingresses: usize) -> Self {
+    /// Each Ingress has a Service and an EndpointSlice of its own, or all name the third one.
+    fn new(ingresses: usize, own: bool) -> Self {
         let api = ApiServer::new();
         let backends = ["a", "b", "third"].map(Backend::named);
         let class = json!({ "spec": { "controller": "portunus.dev/ingress-controller" } });
@@ -70,10 +72,16 @@ impl World {
         [service("third"), slice("third", &backends[2])].into_iter().for_each(|object| api.put(object));
         for index in 0..ingresses {
             let name = app(index);
-            let objects = [service(&name), slice(&name, &backends[0]), ingress(index, &name)];
-            objects.into_iter().for_each(|object| api.put(object));
+            if own {
+                [service(&name), slice(&name, &backends[0])].into_iter().for_each(|object| api.put(object));
+            }
+            api.put(ingress(index, if own { &name } else { "third" }));
         }
-        Self { api, backends, all: vec![(0, false); ingresses], changes: 0 }
+        Self { api, backends, all: vec![(0, !own); ingresses], changes: 0 }
+    }
+
+    fn serve(&self) -> Portunus {
+        Portunus::serve_with_flags(&["--kubeconfig", &self.api.kubeconfig()], &["--workers", "1"])
     }
 
     /// Endpoints that move and Ingresses that name another Service, in turn, all over the cluster.
@@ -161,8 +169,8 @@ fn under_load(portunus: &Portunus, hosts: usize, during: impl FnOnce()) -> Seen 
 #[test]
 fn changes_cost_what_is_changed() {
     let (ingresses, changes, rounds) = (scale(200, 10_000), scale(60, 2_000), scale(1, 5));
-    let mut world = World::new(ingresses);
-    let portunus = Portunus::serve_with_flags(&["--kubeconfig", &world.api.kubeconfig()], &["--workers", "1"]);
+    let mut world = World::new(ingresses, true);
+    let portunus = world.serve();
     assert_eq!(portunus.get(&host(ingresses - 1), "/").text(), "a");
     let before = portunus.generation();
     let (mut rates, mut p99s, mut workers) = (Vec::new(), Vec::new(), Vec::new());
@@ -203,4 +211,26 @@ fn changes_cost_what_is_changed() {
     report("requests, at 200 changes a second", &rates, "% of those without", "above 97 %");
     report("CPU of the worker per request", &workers, "% of that without", "");
     report("p99, at 200 changes a second", &p99s, "% of that without", "below 110 %");
+}
+
+#[test]
+fn an_ingress_takes_little_memory() {
+    let (few, many) = (scale(100, 1_000), scale(1_000, 20_000));
+    // What a start leaves is given back after a while; the least that is seen counts.
+    let resident = |ingresses: usize, own: bool| {
+        let world = World::new(ingresses, own);
+        let portunus = world.serve();
+        assert_eq!(portunus.get(&host(ingresses - 1), "/").text(), world.expected(ingresses - 1));
+        let look = |_| {
+            std::thread::sleep(Duration::from_millis(scale(20, 300)));
+            portunus.memory("VmRSS:")
+        };
+        (0..10).map(look).min().expect("ten")
+    };
+    for (what, own) in [("with a Service and an EndpointSlice of its own", true), ("of one Service", false)] {
+        let [less, more] = [few, many].map(|ingresses| resident(ingresses, own));
+        let each = more.saturating_sub(less) / (many - few) as u64;
+        println!("an Ingress {what}: {each} bytes ({:.1} MiB with {many})", super::mebibytes(more));
+        assert!(each < 24 << 10, "{each} bytes each");
+    }
 }
