@@ -5,29 +5,40 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 
 /// A map is split further when a shard has this many times as many entries as there are shards, so that what a change
 /// copies, the list of shards and one shard, grows with the square root of the whole.
 const ENTRIES_PER_SHARD: usize = 4;
+/// Least number of places in a shard.
+const PLACES_MIN: usize = 4;
 /// Values that are copied together. There are tens of thousands at the most: a hundred chunks.
 const CHUNK: usize = 128;
 
-/// Values by name. The shard of a name comes from the hash that it is found by in the shard.
+/// Values by name. A shard is open-addressed (linear probing, at most three quarters full), and the list of shards leads
+/// to its places directly: a look-up reads no more memory than in one large hash map.
 #[derive(Debug, Clone)]
 pub struct Shards<V> {
     /// A power of two of them.
-    shards: Arc<[Arc<Shard<V>>]>,
+    shards: Arc<[Shard<V>]>,
+    /// How many entries each has.
+    lengths: Arc<[usize]>,
     hasher: RandomState,
     length: usize,
 }
 
-type Shard<V> = HashTable<(Arc<str>, V)>;
+/// A power of two of places, of which some are free.
+type Shard<V> = Arc<[Option<Entry<V>>]>;
+
+#[derive(Debug, Clone)]
+struct Entry<V> {
+    hash: u64,
+    name: Arc<str>,
+    value: V,
+}
 
 impl<V> Default for Shards<V> {
     fn default() -> Self {
-        Self { shards: Arc::from([Arc::default()]), hasher: RandomState::default(), length: 0 }
+        Self { shards: Arc::from([free()]), lengths: Arc::from([0]), hasher: RandomState::default(), length: 0 }
     }
 }
 
@@ -38,8 +49,13 @@ impl<V> Shards<V> {
 
     pub fn get(&self, name: &str) -> Option<&V> {
         let hash = self.hasher.hash_one(name);
-        let found = self.shards[place(hash, self.shards.len())].find(hash, |(other, _)| **other == *name);
-        found.map(|(_, value)| value)
+        let shard = &*self.shards[self.shard_of(hash)];
+        shard[find(shard, hash, name)].as_ref().map(|entry| &entry.value)
+    }
+
+    /// Its place within the shard is decided by the lowest bits.
+    fn shard_of(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.shards.len() - 1)
     }
 }
 
@@ -48,58 +64,73 @@ impl<V: Clone> Shards<V> {
         if self.length >= ENTRIES_PER_SHARD * self.shards.len().pow(2) {
             self.split();
         }
-        let Self { shards, hasher, length } = self;
-        let hash = hasher.hash_one(&**name);
-        match entry(shards, hasher, hash, name) {
-            Entry::Occupied(mut entry) => entry.get_mut().1 = value,
-            Entry::Vacant(entry) => {
-                entry.insert((name.clone(), value));
-                *length += 1;
-            }
-        }
+        self.put(Entry { hash: self.hasher.hash_one(&**name), name: name.clone(), value });
     }
 
     pub fn remove(&mut self, name: &str) {
+        let hash = self.hasher.hash_one(name);
+        let index = self.shard_of(hash);
+        let shard = &self.shards[index];
+        let at = find(shard, hash, name);
         // What isn't there costs no copy.
-        if self.get(name).is_none() {
+        if shard[at].is_none() {
             return;
         }
-        let Self { shards, hasher, length } = self;
-        let hash = hasher.hash_one(name);
-        if let Entry::Occupied(entry) = entry(shards, hasher, hash, name) {
-            entry.remove();
-            *length -= 1;
+        // Those that had to go past it come nearer.
+        let others = shard.iter().enumerate().filter(|(place, _)| *place != at).filter_map(|(_, entry)| entry.clone());
+        let made = filled(shard.len(), others);
+        Arc::make_mut(&mut self.shards)[index] = made;
+        Arc::make_mut(&mut self.lengths)[index] -= 1;
+        self.length -= 1;
+    }
+
+    fn put(&mut self, entry: Entry<V>) {
+        let index = self.shard_of(entry.hash);
+        let shards = Arc::make_mut(&mut self.shards);
+        let shard = &mut shards[index];
+        let mut at = find(shard, entry.hash, &entry.name);
+        if shard[at].is_none() {
+            if (self.lengths[index] + 1) * 4 > shard.len() * 3 {
+                *shard = filled(2 * shard.len(), shard.iter().flatten().cloned());
+                at = find(shard, entry.hash, &entry.name);
+            }
+            Arc::make_mut(&mut self.lengths)[index] += 1;
+            self.length += 1;
         }
+        Arc::make_mut(shard)[at] = Some(entry);
     }
 
     /// Twice as many shards.
     fn split(&mut self) {
         let count = 2 * self.shards.len();
-        let mut shards: Vec<Shard<V>> = (0..count).map(|_| Shard::new()).collect();
-        for (name, value) in self.shards.iter().flat_map(|shard| shard.iter()) {
-            let hash = self.hasher.hash_one(&**name);
-            let rehash = |(name, _): &(Arc<str>, V)| self.hasher.hash_one(&**name);
-            shards[place(hash, count)].insert_unique(hash, (name.clone(), value.clone()), rehash);
-        }
-        self.shards = shards.into_iter().map(Arc::new).collect();
+        let before = std::mem::replace(&mut self.shards, (0..count).map(|_| free()).collect());
+        self.lengths = vec![0; count].into();
+        self.length = 0;
+        before.iter().flat_map(|shard| shard.iter().flatten()).for_each(|entry| self.put(entry.clone()));
     }
 }
 
-/// The shard of a hash. Its lowest bits and its highest seven are used within the shard.
-fn place(hash: u64, shards: usize) -> usize {
-    (hash >> 32) as usize & (shards - 1)
+fn free<V>() -> Shard<V> {
+    (0..PLACES_MIN).map(|_| None).collect()
 }
 
-/// The entry of a name, in a list of shards and a shard that nobody else holds.
-fn entry<'a, V: Clone>(
-    shards: &'a mut Arc<[Arc<Shard<V>>]>,
-    hasher: &RandomState,
-    hash: u64,
-    name: &str,
-) -> Entry<'a, (Arc<str>, V)> {
-    let shards = Arc::make_mut(shards);
-    let shard = Arc::make_mut(&mut shards[place(hash, shards.len())]);
-    shard.entry(hash, |(other, _)| **other == *name, |(other, _)| hasher.hash_one(&**other))
+/// The place of a name, or the free one where it would be. There always is a free one.
+fn find<V>(places: &[Option<Entry<V>>], hash: u64, name: &str) -> usize {
+    let mask = places.len() - 1;
+    let mut at = hash as usize & mask;
+    while places[at].as_ref().is_some_and(|entry| entry.hash != hash || *entry.name != *name) {
+        at = (at + 1) & mask;
+    }
+    at
+}
+
+fn filled<V: Clone>(places: usize, entries: impl Iterator<Item = Entry<V>>) -> Shard<V> {
+    let mut shard = vec![None; places];
+    for entry in entries {
+        let at = find(&shard, entry.hash, &entry.name);
+        shard[at] = Some(entry);
+    }
+    shard.into()
 }
 
 /// Values by number.
@@ -179,8 +210,8 @@ mod tests {
         chunks.set(4_711, 0);
         let copied = shards.shards.iter().zip(&*before.shards).filter(|(one, other)| !Arc::ptr_eq(one, other));
         assert_eq!((copied.count(), before.shards.len(), before.get("new")), (1, 64, None));
-        let longest = shards.shards.iter().map(|shard| shard.len()).max();
-        assert!(longest < Some(300), "{longest:?}");
+        let longest = shards.lengths.iter().max();
+        assert!(longest < Some(&300), "{longest:?}");
         let copied = chunks.0.iter().zip(&*chunks_before.0).filter(|(one, other)| !Arc::ptr_eq(one, other));
         assert_eq!((copied.count(), chunks_before.get(4_711), chunks.get(4_711)), (1, Some(&4_711), Some(&0)));
     }
