@@ -405,11 +405,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::balance::Policy;
     use crate::model::{Backend, Endpoint, ObjectName, PortRef, Protocol};
 
     /// Workers close what has no epoch here.
     #[test]
+    #[expect(clippy::default_trait_access, reason = "balancing is nothing that tables know")]
     fn epochs_are_those_of_all_endpoints_and_no_others() {
         let mut random = fastrand::Rng::with_seed(12);
         let (mut snapshot, mut publisher) =
@@ -424,7 +424,7 @@ mod tests {
             let backend = Backend {
                 key: key.clone(),
                 protocol: if random.u8(..10) == 0 { Protocol::H2c } else { Protocol::Http1 },
-                policy: Policy::default(),
+                policy: Default::default(),
                 endpoints: addresses.iter().map(endpoint).collect(),
                 sessions: None,
                 tls: None,
