@@ -66,7 +66,7 @@ pub async fn write(
         waiting.retain(|(since, ingresses)| since.elapsed() < SUCCESSION && !ingresses.is_empty());
         if *leader.borrow_and_update() {
             let live: BTreeSet<ObjectName> = waiting.drain(..).flat_map(|(_, ingresses)| ingresses).collect();
-            let news = warnings.news(problems()).into_iter().chain(live.iter().map(Note::of_sync));
+            let news = warnings.news(&problems()).into_iter().chain(live.iter().map(Note::of_sync));
             publish_all(&client, &reporter, &leader, news.collect(), &mut warnings.told).await;
         } else {
             warnings = Warnings::default();
@@ -130,9 +130,9 @@ struct Warnings {
 impl Warnings {
     /// What has not been told yet. Problems that are gone are forgotten: they are news when they come back. Nothing is
     /// looked through as long as there is nothing new in it: changes come by the hundred, and so may problems.
-    fn news(&mut self, problems: Rc<[Problem]>) -> Vec<Note> {
+    fn news(&mut self, problems: &Rc<[Problem]>) -> Vec<Note> {
         let Self { problems: known, hashes, all, told } = self;
-        if known.as_ref().is_none_or(|known| !Rc::ptr_eq(known, &problems)) {
+        if known.as_ref().is_none_or(|known| !Rc::ptr_eq(known, problems)) {
             *hashes = problems.iter().take(PROBLEMS_MAX).map(|problem| Note::of_problem(problem).hash).collect();
             let now: HashSet<u64> = hashes.iter().copied().collect();
             told.retain(|hash| now.contains(hash));
@@ -141,7 +141,7 @@ impl Warnings {
         if told.len() == *all {
             return Vec::new();
         }
-        let fresh = hashes.iter().zip(&*problems).filter(|(hash, _)| told.insert(**hash));
+        let fresh = hashes.iter().zip(&**problems).filter(|(hash, _)| told.insert(**hash));
         fresh.map(|(_, problem)| Note::of_problem(problem)).collect()
     }
 }
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_problem_is_told_once_and_again_when_it_comes_back() {
         let mut warnings = Warnings::default();
-        let mut count = |problems: &Rc<[Problem]>| warnings.news(problems.clone()).len();
+        let mut count = |problems: &Rc<[Problem]>| warnings.news(problems).len();
         let both: Rc<[Problem]> = Rc::from([problem("x"), problem("y"), problem("x")]);
         assert_eq!((count(&both), count(&both)), (2, 0));
         assert_eq!(count(&Rc::from([problem("x"), problem("y")])), 0);
@@ -276,7 +276,7 @@ mod tests {
         // What could not be told is told again, though nothing has changed.
         let hash = Note::of_problem(&both[0]).hash;
         assert!(warnings.told.remove(&hash));
-        assert_eq!(warnings.news(both).len(), 1);
+        assert_eq!(warnings.news(&both).len(), 1);
     }
 
     #[test]

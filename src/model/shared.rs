@@ -19,7 +19,7 @@ const CHUNK: usize = 128;
 #[derive(Debug, Clone)]
 pub struct Shards<V> {
     /// A power of two of them.
-    shards: Arc<[Shard<V>]>,
+    all: Arc<[Shard<V>]>,
     /// How many entries each has.
     lengths: Arc<[usize]>,
     hasher: RandomState,
@@ -38,7 +38,7 @@ struct Entry<V> {
 
 impl<V> Default for Shards<V> {
     fn default() -> Self {
-        Self { shards: Arc::from([free()]), lengths: Arc::from([0]), hasher: RandomState::default(), length: 0 }
+        Self { all: Arc::from([free()]), lengths: Arc::from([0]), hasher: RandomState::default(), length: 0 }
     }
 }
 
@@ -49,19 +49,19 @@ impl<V> Shards<V> {
 
     pub fn get(&self, name: &str) -> Option<&V> {
         let hash = self.hasher.hash_one(name);
-        let shard = &*self.shards[self.shard_of(hash)];
+        let shard = &*self.all[self.shard_of(hash)];
         shard[find(shard, hash, name)].as_ref().map(|entry| &entry.value)
     }
 
     /// Its place within the shard is decided by the lowest bits.
     fn shard_of(&self, hash: u64) -> usize {
-        (hash >> 32) as usize & (self.shards.len() - 1)
+        (hash >> 32) as usize & (self.all.len() - 1)
     }
 }
 
 impl<V: Clone> Shards<V> {
     pub fn insert(&mut self, name: &Arc<str>, value: V) {
-        if self.length >= ENTRIES_PER_SHARD * self.shards.len().pow(2) {
+        if self.length >= ENTRIES_PER_SHARD * self.all.len().pow(2) {
             self.split();
         }
         self.put(Entry { hash: self.hasher.hash_one(&**name), name: name.clone(), value });
@@ -70,7 +70,7 @@ impl<V: Clone> Shards<V> {
     pub fn remove(&mut self, name: &str) {
         let hash = self.hasher.hash_one(name);
         let index = self.shard_of(hash);
-        let shard = &self.shards[index];
+        let shard = &self.all[index];
         let at = find(shard, hash, name);
         // What isn't there costs no copy.
         if shard[at].is_none() {
@@ -79,14 +79,14 @@ impl<V: Clone> Shards<V> {
         // Those that had to go past it come nearer.
         let others = shard.iter().enumerate().filter(|(place, _)| *place != at).filter_map(|(_, entry)| entry.clone());
         let made = filled(shard.len(), others);
-        Arc::make_mut(&mut self.shards)[index] = made;
+        Arc::make_mut(&mut self.all)[index] = made;
         Arc::make_mut(&mut self.lengths)[index] -= 1;
         self.length -= 1;
     }
 
     fn put(&mut self, entry: Entry<V>) {
         let index = self.shard_of(entry.hash);
-        let shards = Arc::make_mut(&mut self.shards);
+        let shards = Arc::make_mut(&mut self.all);
         let shard = &mut shards[index];
         let mut at = find(shard, entry.hash, &entry.name);
         if shard[at].is_none() {
@@ -102,8 +102,8 @@ impl<V: Clone> Shards<V> {
 
     /// Twice as many shards.
     fn split(&mut self) {
-        let count = 2 * self.shards.len();
-        let before = std::mem::replace(&mut self.shards, (0..count).map(|_| free()).collect());
+        let count = 2 * self.all.len();
+        let before = std::mem::replace(&mut self.all, (0..count).map(|_| free()).collect());
         self.lengths = vec![0; count].into();
         self.length = 0;
         before.iter().flat_map(|shard| shard.iter().flatten()).for_each(|entry| self.put(entry.clone()));
@@ -117,7 +117,7 @@ fn free<V>() -> Shard<V> {
 /// The place of a name, or the free one where it would be. There always is a free one.
 fn find<V>(places: &[Option<Entry<V>>], hash: u64, name: &str) -> usize {
     let mask = places.len() - 1;
-    let mut at = hash as usize & mask;
+    let mut at = (hash & u64::from(u32::MAX)) as usize & mask;
     while places[at].as_ref().is_some_and(|entry| entry.hash != hash || *entry.name != *name) {
         at = (at + 1) & mask;
     }
@@ -208,8 +208,8 @@ mod tests {
         let (before, chunks_before) = (shards.clone(), chunks.clone());
         shards.insert(&"new".into(), ());
         chunks.set(4_711, 0);
-        let copied = shards.shards.iter().zip(&*before.shards).filter(|(one, other)| !Arc::ptr_eq(one, other));
-        assert_eq!((copied.count(), before.shards.len(), before.get("new")), (1, 64, None));
+        let copied = shards.all.iter().zip(&*before.all).filter(|(one, other)| !Arc::ptr_eq(one, other));
+        assert_eq!((copied.count(), before.all.len(), before.get("new")), (1, 64, None));
         let longest = shards.lengths.iter().max();
         assert!(longest < Some(&300), "{longest:?}");
         let copied = chunks.0.iter().zip(&*chunks_before.0).filter(|(one, other)| !Arc::ptr_eq(one, other));

@@ -57,10 +57,10 @@ impl Entry {
 
 impl Paths {
     /// Compiles matches in normal form; `None` is the default. Of two equal ones the first counts.
-    pub fn new<'a>(matches: impl Iterator<Item = Option<&'a PathMatch>>) -> Self {
+    pub fn new<'a>(paths: impl Iterator<Item = Option<&'a PathMatch>>) -> Self {
         let mut entries = Vec::new();
         let (mut root, mut default) = (None, None);
-        for (index, path) in (0..).zip(matches) {
+        for (index, path) in (0..).zip(paths) {
             match path {
                 None => default = default.or(Some(index)),
                 Some(PathMatch { kind: PathKind::Prefix, value }) if value.trim_end_matches('/').is_empty() => {
