@@ -117,7 +117,7 @@ fn free<V>() -> Shard<V> {
 /// The place of a name, or the free one where it would be. There always is a free one.
 fn find<V>(places: &[Option<Entry<V>>], hash: u64, name: &str) -> usize {
     let mask = places.len() - 1;
-    let mut at = (hash & u64::from(u32::MAX)) as usize & mask;
+    let mut at = usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & mask;
     while places[at].as_ref().is_some_and(|entry| entry.hash != hash || *entry.name != *name) {
         at = (at + 1) & mask;
     }

@@ -71,11 +71,14 @@ impl World {
         let backends = ["a", "b", "third"].map(Backend::named);
         let class = json!({ "spec": { "controller": "portunus.dev/ingress-controller" } });
         api.put(object("networking.k8s.io/v1", "IngressClass", "portunus", &class));
-        [service("third"), slice("third", &backends[2])].into_iter().for_each(|object| api.put(object));
+        for object in [service("third"), slice("third", &backends[2])] {
+            api.put(object);
+        }
         for index in 0..ingresses {
             let name = app(index);
             if own {
-                [service(&name), slice(&name, &backends[0])].into_iter().for_each(|object| api.put(object));
+                api.put(service(&name));
+                api.put(slice(&name, &backends[0]));
             }
             api.put(ingress(index, if own { &name } else { "third" }));
         }
@@ -170,7 +173,7 @@ fn under_load(portunus: &Portunus, hosts: usize, during: impl FnOnce()) -> Seen 
 
 #[test]
 fn changes_cost_what_is_changed() {
-    let (ingresses, changes, rounds) = (scale(200, 10_000), scale(60, 2_000), scale(1, 5));
+    let (ingresses, changes, rounds) = (scale(200, 10_000), scale(60u32, 2_000), scale(1, 5));
     let mut world = World::new(ingresses, true);
     let portunus = world.serve();
     assert_eq!(portunus.get(&host(ingresses - 1), "/").text(), "a");
@@ -178,11 +181,11 @@ fn changes_cost_what_is_changed() {
     let (mut rates, mut p99s, mut workers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut quiet_share, mut share, mut each) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let quiet = under_load(&portunus, ingresses, || std::thread::sleep(PACE * changes as u32));
+        let quiet = under_load(&portunus, ingresses, || std::thread::sleep(PACE * changes));
         let changing = under_load(&portunus, ingresses, || {
             let begun = Instant::now();
             for number in 0..changes {
-                std::thread::sleep((PACE * number as u32).saturating_sub(begun.elapsed()));
+                std::thread::sleep((PACE * number).saturating_sub(begun.elapsed()));
                 world.change();
             }
         });
@@ -191,7 +194,7 @@ fn changes_cost_what_is_changed() {
         workers.push(changing.worker_microseconds() / quiet.worker_microseconds() * 100.0);
         quiet_share.push(quiet.control_share());
         share.push(changing.control_share());
-        each.push(changing.cpu.main.as_secs_f64() * 1e6 / changes as f64);
+        each.push(changing.cpu.main.as_secs_f64() * 1e6 / f64::from(changes));
     }
     // Each is seen in the end, and most by a table of its own; none by more than that.
     let mut client = Connection::open(portunus.http);
