@@ -66,8 +66,10 @@ fn slice(index: usize, last: usize) -> Object {
     }))
 }
 
-fn secret() -> Object {
-    let made = rcgen::generate_simple_self_signed(["*.verona.example".to_owned()]).expect("a certificate");
+fn secret(more: &[&str]) -> Object {
+    let names = [&["*.verona.example"], more].concat();
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
     let pair = json!({ "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() });
     let secret = json!({
         "metadata": { "namespace": "default", "name": "shared" },
@@ -80,7 +82,7 @@ fn secret() -> Object {
 
 fn resources() -> Resources {
     let mut resources = Resources::default();
-    resources.apply(secret());
+    resources.apply(secret(&[]));
     for index in 0..INGRESSES {
         for object in [ingress(index, "/static"), service(index), slice(index, 3)] {
             resources.apply(object);
@@ -187,7 +189,8 @@ fn changes(criterion: &mut Criterion) {
     let cases = [
         ("one endpoint", [slice(CHANGED, 4), slice(CHANGED, 3)]),
         ("one host", [ingress(CHANGED, "/assets"), ingress(CHANGED, "/static")]),
-        ("one certificate for all hosts", [secret(), secret()]),
+        ("one certificate for all hosts", [secret(&[]), secret(&[])]),
+        ("the same with other names", [secret(&["verona.example"]), secret(&[])]),
     ];
     for (name, versions) in cases {
         control.turn = 0;

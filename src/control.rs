@@ -16,12 +16,13 @@ use crate::admin::Standing;
 use crate::clock::unix_seconds;
 use crate::file::{Finding, Folder, Watch};
 use crate::kubernetes::controller::{Controller, Resignation, Sources, Writing};
+use crate::kubernetes::status::Look;
 use crate::kubernetes::{Client, Scope, Stores, snapshot};
 use crate::metrics::Metrics;
 use crate::model::{Changed, ObjectName};
 use crate::resolve::{Names, Resolved};
 use crate::table::Publisher;
-use crate::translate::{Resources, Settings, Translator};
+use crate::translate::{Problem, Resources, Settings, Translator};
 use crate::upstream::SessionKey;
 
 /// How often replaced tables are looked through.
@@ -32,6 +33,8 @@ const EXPIRY: Duration = Duration::from_secs(10);
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(5);
 /// Least time between two writes of the snapshot file.
 const SNAPSHOT_PACE: Duration = Duration::from_secs(10);
+/// Most Ingresses whose status is looked at one by one; if more have changed, all are.
+const CHANGED_MAX: usize = 1_000;
 
 /// Where the objects come from.
 pub enum Provider {
@@ -46,6 +49,8 @@ pub struct Cluster {
     snapshot: Option<Saving>,
     /// The Ingresses that became live and have no Event yet.
     live: Rc<RefCell<BTreeSet<ObjectName>>>,
+    /// The Ingresses whose status may be another one, or should be; too many are as good as all.
+    changed: Rc<RefCell<BTreeSet<ObjectName>>>,
 }
 
 /// The snapshot file, and whether it is behind.
@@ -63,6 +68,8 @@ pub struct Control {
     names: Names,
     resolved: mpsc::Receiver<Resolved>,
     pub problems: Rc<RefCell<Vec<Finding>>>,
+    /// Of them, those of objects.
+    told: Rc<RefCell<Rc<[Problem]>>>,
     metrics: Arc<Metrics>,
     /// The snapshot file is served, and the cluster has not been seen yet.
     from_snapshot: Cell<bool>,
@@ -83,6 +90,7 @@ impl Provider {
             controller: None,
             snapshot: snapshot.map(|path| Saving { path, behind: false, saved: None }),
             live: Rc::default(),
+            changed: Rc::default(),
         }))
     }
 }
@@ -104,6 +112,7 @@ impl Control {
             names,
             resolved,
             problems: Rc::default(),
+            told: Rc::new(RefCell::new(Rc::from([]))),
             metrics,
             from_snapshot: Cell::new(false),
             unpublished: Changed::default(),
@@ -152,21 +161,25 @@ impl Control {
     pub fn write(&mut self, client: &Client, writing: &Writing) -> Option<Resignation> {
         let Provider::Cluster(cluster) = &mut self.provider else { return None };
         let (translator, statuses) = (self.translator.clone(), cluster.stores.statuses.clone());
-        let (live, problems) = (cluster.live.clone(), self.translator.clone());
-        let (noted, metrics) = (live.clone(), self.metrics.clone());
+        let (live, problems) = (cluster.live.clone(), self.told.clone());
+        let (changed, noted, metrics) = (cluster.changed.clone(), live.clone(), self.metrics.clone());
         let sources = Sources {
-            differing: Rc::new(move |addresses| {
+            differing: Rc::new(move |addresses, look| {
                 let (translator, statuses) = (translator.borrow(), statuses.borrow());
                 let differs = |name: &ObjectName| {
                     let says = statuses.of(name);
                     (says != addresses).then(|| (name.clone(), says.is_empty()))
                 };
-                translator.ingresses().filter_map(differs).collect()
+                let changed = std::mem::take(&mut *changed.borrow_mut());
+                if look == Look::All || changed.len() > CHANGED_MAX {
+                    return translator.ingresses().filter_map(differs).collect();
+                }
+                changed.iter().filter(|name| translator.has_ingress(name)).filter_map(differs).collect()
             }),
             written: Rc::new(move |name| {
                 noted.borrow_mut().insert(name);
             }),
-            problems: Rc::new(move || problems.borrow().problems()),
+            problems: Rc::new(move || problems.borrow().clone()),
             live: Rc::new(move || std::mem::take(&mut *live.borrow_mut())),
             leads: Rc::new(move |leads| metrics.leader.store(u64::from(leads), Ordering::Relaxed)),
         };
@@ -243,7 +256,7 @@ impl Control {
     fn translate(&mut self) {
         let (mut translator, mut resources) = (self.translator.borrow_mut(), self.resources.borrow_mut());
         self.unpublished.add(translator.update(&mut resources));
-        self.names.want(&translator.external_names(&resources));
+        self.names.want(&translator.external_names());
         if let Provider::Cluster(cluster) = &mut self.provider
             && translator.take_references_changed()
         {
@@ -269,25 +282,37 @@ impl Control {
         self.waiting_since = None;
         let changed = std::mem::take(&mut self.unpublished);
         self.publish(&changed);
-        let translator = self.translator.borrow();
-        let mut problems = match &self.provider {
-            Provider::Folder { folder, .. } => [folder.findings(), folder.locate(&translator.problems())].concat(),
-            Provider::Cluster(_) => translator.problems().into_iter().map(Finding::from).collect(),
-        };
-        drop(translator);
-        problems.sort();
-        let known = self.problems.borrow();
-        for problem in problems.iter().filter(|problem| known.binary_search(problem).is_err()) {
-            tracing::warn!("{problem}");
-        }
-        drop(known);
-        self.metrics.problems.store(problems.len() as u64, Ordering::Relaxed);
-        *self.problems.borrow_mut() = problems;
+        self.tell();
         let updated = self.translator.borrow_mut().take_updated();
         if let Provider::Cluster(cluster) = &mut self.provider {
             cluster.updated(updated, first, changed.is_empty());
         }
         self.note_standing();
+    }
+
+    /// Tells of what is wrong, if that may be something else than before.
+    fn tell(&mut self) {
+        let of_objects = self.translator.borrow_mut().take_problems_changed();
+        let of_files = match &mut self.provider {
+            Provider::Folder { folder, .. } => folder.take_changed(),
+            Provider::Cluster(_) => false,
+        };
+        if !of_objects && !of_files {
+            return;
+        }
+        let all: Rc<[Problem]> = self.translator.borrow().problems().into();
+        let mut problems = match &self.provider {
+            Provider::Folder { folder, .. } => [folder.findings(), folder.locate(&all)].concat(),
+            Provider::Cluster(_) => all.iter().cloned().map(Finding::from).collect(),
+        };
+        problems.sort();
+        let known = self.problems.replace(problems);
+        let problems = self.problems.borrow();
+        for problem in problems.iter().filter(|problem| known.binary_search(problem).is_err()) {
+            tracing::warn!("{problem}");
+        }
+        self.metrics.problems.store(problems.len() as u64, Ordering::Relaxed);
+        self.told.replace(all);
     }
 
     fn publish(&mut self, changed: &Changed) {
@@ -353,6 +378,17 @@ impl Cluster {
     fn updated(&mut self, ingresses: BTreeSet<ObjectName>, first: bool, unchanged: bool) {
         if let Some(saving) = &mut self.snapshot {
             saving.behind |= first || !unchanged;
+        }
+        let others = self.stores.statuses.borrow_mut().take_changed();
+        if self.controller.is_some() {
+            let mut changed = self.changed.borrow_mut();
+            for ingress in ingresses.iter().cloned().chain(others) {
+                // One more than too many is enough to know.
+                if changed.len() > CHANGED_MAX {
+                    break;
+                }
+                changed.insert(ingress);
+            }
         }
         // Those that were there before us had their Event; if not, the first writing of their status is one.
         if !first {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, HostPattern, PathMatch, Rule, Snapshot};
+use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, PathMatch, Rule, Snapshot};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
@@ -50,7 +50,7 @@ pub struct CanaryRoute {
 /// Backends by weight.
 #[derive(Debug)]
 struct Backends {
-    all: Vec<Target>,
+    all: Box<[Target]>,
     weight: u32,
 }
 
@@ -137,9 +137,9 @@ pub struct Table {
     pub certificates: Certificates,
     /// What hosts ask of their clients' certificates.
     pub clients: ClientVerifiers,
-    routes: Arc<Routes<Route>>,
+    routes: Routes<Route>,
     /// By the backend's slot.
-    upstreams: Vec<Option<Arc<Upstream>>>,
+    upstreams: Chunks<Option<Arc<Upstream>>>,
     endpoint_epochs: Vec<u64>,
     metrics: Arc<Metrics>,
 }
@@ -216,8 +216,8 @@ impl Publisher {
             generation: 0,
             certificates: Certificates::new(self_signed.clone()),
             clients: ClientVerifiers::default(),
-            routes: Arc::default(),
-            upstreams: Vec::new(),
+            routes: Routes::default(),
+            upstreams: Chunks::default(),
             endpoint_epochs: Vec::new(),
             metrics: metrics.clone(),
         };
@@ -236,14 +236,13 @@ impl Publisher {
     /// Compiles what changed and publishes the whole as the next generation.
     pub fn publish(&mut self, snapshot: &Snapshot, changed: &Changed) -> u64 {
         let previous = self.current.load_full();
-        let upstreams = self.upstreams(&previous, snapshot, changed);
+        let (upstreams, endpoint_epochs) = self.upstreams(&previous, snapshot, changed);
         let routes = self.routes(&previous, snapshot, changed);
         let certificates = self.certificates(&previous, snapshot, changed);
         let mut clients = previous.clients.clone();
         clients.update(&snapshot.hosts, &changed.hosts);
         let generation = previous.generation + 1;
         self.metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
-        let endpoint_epochs = epochs(&upstreams);
         let table = Table {
             generation,
             certificates,
@@ -271,33 +270,40 @@ impl Publisher {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
-    fn upstreams(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Vec<Option<Arc<Upstream>>> {
+    /// The backends by slot, and the epochs of their endpoints.
+    fn upstreams(
+        &mut self,
+        previous: &Table,
+        snapshot: &Snapshot,
+        changed: &Changed,
+    ) -> (Chunks<Option<Arc<Upstream>>>, Vec<u64>) {
         let mut upstreams = previous.upstreams.clone();
+        let mut epochs = previous.endpoint_epochs.clone();
         for key in &changed.backends {
             let Some(backend) = snapshot.backends.get(key) else {
                 if let Some(slot) = self.slots.remove(key) {
-                    upstreams[slot.index] = None;
+                    forget(&mut epochs, upstreams.get(slot.index));
+                    upstreams.set(slot.index, None);
                 }
                 continue;
             };
             let slot = self.slots.entry(key.clone()).or_insert_with(|| self.registry.backend_slot()).clone();
-            if upstreams.len() <= slot.index {
-                upstreams.resize(slot.index + 1, None);
-            }
-            let compiled = self.registry.reconcile(backend, slot.clone(), upstreams[slot.index].as_deref());
-            upstreams[slot.index] = Some(Arc::new(compiled));
+            let before = upstreams.get(slot.index);
+            let compiled = self.registry.reconcile(backend, slot.clone(), before.and_then(Option::as_deref));
+            forget(&mut epochs, before);
+            note(&mut epochs, &compiled);
+            upstreams.set(slot.index, Some(Arc::new(compiled)));
         }
-        upstreams
+        (upstreams, epochs)
     }
 
-    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Arc<Routes<Route>> {
+    fn routes(&mut self, previous: &Table, snapshot: &Snapshot, changed: &Changed) -> Routes<Route> {
         let mut routes = previous.routes.clone();
         for pattern in &changed.hosts {
-            let all = Arc::make_mut(&mut routes);
             // A host without rules is only named in a TLS block, and takes nothing from a wildcard.
             match snapshot.hosts.get(pattern).filter(|host| !host.rules.is_empty()) {
-                Some(host) => all.insert(pattern, Arc::new(HostRoutes::new(host, |rule| self.route(rule)))),
-                None => all.remove(pattern),
+                Some(host) => routes.insert(pattern, Arc::new(HostRoutes::new(host, |rule| self.route(rule)))),
+                None => routes.remove(pattern),
             }
         }
         routes
@@ -332,10 +338,10 @@ impl Publisher {
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {
         let target = |backend: &BackendRef| {
-            let secure = backend.secure.as_ref().and_then(|key| self.slots.get(key)).cloned();
+            let secure = backend.secure.as_deref().and_then(|key| self.slots.get(key)).cloned();
             Some(Target { slot: self.slots.get(&backend.backend)?.clone(), weight: backend.weight, secure })
         };
-        let all: Vec<Target> = refs.iter().filter_map(target).collect();
+        let all: Box<[Target]> = refs.iter().filter_map(target).collect();
         let weight = all.iter().fold(0u32, |sum, target| sum.saturating_add(target.weight));
         Backends { all, weight }
     }
@@ -359,16 +365,20 @@ impl Publisher {
     }
 }
 
-fn epochs(upstreams: &[Option<Arc<Upstream>>]) -> Vec<u64> {
-    let mut epochs = Vec::new();
-    for endpoint in upstreams.iter().flatten().flat_map(|upstream| upstream.all_endpoints()) {
+/// No slot is another endpoint's as long as a table names it, the one before this at least.
+fn forget(epochs: &mut [u64], upstream: Option<&Option<Arc<Upstream>>>) {
+    let endpoints = upstream.into_iter().flatten().flat_map(|upstream| upstream.all_endpoints());
+    endpoints.for_each(|endpoint| epochs[endpoint.slot.index] = 0);
+}
+
+fn note(epochs: &mut Vec<u64>, upstream: &Upstream) {
+    for endpoint in upstream.all_endpoints() {
         let slot = &endpoint.slot;
         if epochs.len() <= slot.index {
             epochs.resize(slot.index + 1, 0);
         }
         epochs[slot.index] = slot.epoch;
     }
-    epochs
 }
 
 /// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.
@@ -388,4 +398,51 @@ pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
         "certificates": snapshot.certificates.iter().map(certificate).collect::<Vec<_>>(),
         "default_certificate": snapshot.default_certificate,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::{Backend, Endpoint, ObjectName, PortRef, Protocol};
+
+    /// Workers close what has no epoch here.
+    #[test]
+    #[expect(clippy::default_trait_access, reason = "balancing is nothing that tables know")]
+    fn epochs_are_those_of_all_endpoints_and_no_others() {
+        let mut random = fastrand::Rng::with_seed(12);
+        let (mut snapshot, mut publisher) =
+            (Snapshot::default(), Publisher::new(Metrics::new(), SessionKey::default()));
+        let service = |number: u8| ObjectName::new("verona", &format!("app-{number}"));
+        let key = |number| BackendKey { service: service(number), port: PortRef::First, options: None };
+        for _ in 0..500 {
+            let key = key(random.u8(..5));
+            let numbers = (0..random.u8(..8)).map(|_| random.u8(..10));
+            let addresses: std::collections::BTreeSet<u8> = numbers.collect();
+            let endpoint = |last: &u8| Endpoint { address: ([192, 0, 2, *last], 80).into(), weight: 1 };
+            let backend = Backend {
+                key: key.clone(),
+                protocol: if random.u8(..10) == 0 { Protocol::H2c } else { Protocol::Http1 },
+                policy: Default::default(),
+                endpoints: addresses.iter().map(endpoint).collect(),
+                sessions: None,
+                tls: None,
+            };
+            if random.u8(..4) == 0 {
+                snapshot.backends.remove(&key);
+            } else {
+                snapshot.backends.insert(key.clone(), Arc::new(backend));
+            }
+            publisher.publish(&snapshot, &Changed { backends: vec![key], ..Changed::default() });
+            let table = publisher.current.load_full();
+            let upstreams = (0..10).filter_map(|slot| table.upstreams.get(slot)?.as_ref());
+            let slots = upstreams.flat_map(|upstream| upstream.all_endpoints()).map(|endpoint| &endpoint.slot);
+            let wanted: BTreeMap<usize, u64> = slots.map(|slot| (slot.index, slot.epoch)).collect();
+            let has = table.endpoint_epochs().iter().copied().enumerate().filter(|(_, epoch)| *epoch > 0);
+            assert_eq!(has.collect::<BTreeMap<_, _>>(), wanted);
+            let listed: usize = snapshot.backends.values().map(|backend| backend.endpoints.len()).sum();
+            assert_eq!(wanted.len(), listed);
+        }
+    }
 }

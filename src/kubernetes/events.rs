@@ -36,8 +36,8 @@ const ACTION_MAX: usize = 128;
 /// Most Problems with an Event; a cluster with more is told by log and metrics.
 const PROBLEMS_MAX: usize = 10_000;
 
-/// All that is wrong now.
-pub type Problems = Rc<dyn Fn() -> Vec<Problem>>;
+/// All that is wrong now; the same list as long as that doesn't change.
+pub type Problems = Rc<dyn Fn() -> Rc<[Problem]>>;
 /// The Ingresses that became live since the last call.
 pub type Live = Rc<dyn Fn() -> BTreeSet<ObjectName>>;
 
@@ -57,20 +57,19 @@ pub async fn write(
     problems: Problems,
     live: Live,
 ) {
-    let mut told: HashSet<u64> = HashSet::new();
+    let mut warnings = Warnings::default();
     let mut waiting: Vec<(Instant, BTreeSet<ObjectName>)> = Vec::new();
     loop {
         waiting.push((Instant::now(), live()));
         // A replica that doesn't lead stays silent, and speaks of all that is wrong when it does; what became live
         // longer ago has been told by another.
         waiting.retain(|(since, ingresses)| since.elapsed() < SUCCESSION && !ingresses.is_empty());
-        let live = waiting.iter().flat_map(|(_, ingresses)| ingresses).cloned().collect();
-        let news = news(&problems(), &live, &mut told);
         if *leader.borrow_and_update() {
-            waiting.clear();
-            publish_all(&client, &reporter, &leader, news, &mut told).await;
+            let live: BTreeSet<ObjectName> = waiting.drain(..).flat_map(|(_, ingresses)| ingresses).collect();
+            let news = warnings.news(&problems()).into_iter().chain(live.iter().map(Note::of_sync));
+            publish_all(&client, &reporter, &leader, news.collect(), &mut warnings.told).await;
         } else {
-            told.clear();
+            warnings = Warnings::default();
         }
         let wait = async {
             tokio::select! {
@@ -117,13 +116,34 @@ struct Note {
     hash: u64,
 }
 
-/// What has not been told yet. Problems that are gone are forgotten: they are news when they come back.
-fn news(problems: &[Problem], live: &BTreeSet<ObjectName>, told: &mut HashSet<u64>) -> Vec<Note> {
-    let warnings: Vec<Note> = problems.iter().take(PROBLEMS_MAX).map(Note::of_problem).collect();
-    let now: HashSet<u64> = warnings.iter().map(|note| note.hash).collect();
-    told.retain(|hash| now.contains(hash));
-    let fresh = warnings.into_iter().filter(|note| told.insert(note.hash));
-    fresh.chain(live.iter().map(Note::of_sync)).collect()
+/// What is wrong, and what of it has been told.
+#[derive(Default)]
+struct Warnings {
+    problems: Option<Rc<[Problem]>>,
+    /// Of each problem, the hash of its note.
+    hashes: Vec<u64>,
+    /// How many of them are different.
+    all: usize,
+    told: HashSet<u64>,
+}
+
+impl Warnings {
+    /// What has not been told yet. Problems that are gone are forgotten: they are news when they come back. Nothing is
+    /// looked through as long as there is nothing new in it: changes come by the hundred, and so may problems.
+    fn news(&mut self, problems: &Rc<[Problem]>) -> Vec<Note> {
+        let Self { problems: known, hashes, all, told } = self;
+        if known.as_ref().is_none_or(|known| !Rc::ptr_eq(known, problems)) {
+            *hashes = problems.iter().take(PROBLEMS_MAX).map(|problem| Note::of_problem(problem).hash).collect();
+            let now: HashSet<u64> = hashes.iter().copied().collect();
+            told.retain(|hash| now.contains(hash));
+            (*all, *known) = (now.len(), Some(problems.clone()));
+        }
+        if told.len() == *all {
+            return Vec::new();
+        }
+        let fresh = hashes.iter().zip(&**problems).filter(|(hash, _)| told.insert(**hash));
+        fresh.map(|(_, problem)| Note::of_problem(problem)).collect()
+    }
 }
 
 impl Note {
@@ -246,12 +266,17 @@ mod tests {
 
     #[test]
     fn a_problem_is_told_once_and_again_when_it_comes_back() {
-        let mut told = HashSet::new();
-        let mut count = |problems: &[Problem]| news(problems, &BTreeSet::new(), &mut told).len();
-        assert_eq!(count(&[problem("x"), problem("y")]), 2);
-        assert_eq!(count(&[problem("x"), problem("y")]), 0);
-        assert_eq!(count(&[problem("y")]), 0);
-        assert_eq!(count(&[problem("x"), problem("y")]), 1);
+        let mut warnings = Warnings::default();
+        let mut count = |problems: &Rc<[Problem]>| warnings.news(problems).len();
+        let both: Rc<[Problem]> = Rc::from([problem("x"), problem("y"), problem("x")]);
+        assert_eq!((count(&both), count(&both)), (2, 0));
+        assert_eq!(count(&Rc::from([problem("x"), problem("y")])), 0);
+        assert_eq!(count(&Rc::from([problem("y")])), 0);
+        assert_eq!((count(&both), count(&both)), (1, 0));
+        // What could not be told is told again, though nothing has changed.
+        let hash = Note::of_problem(&both[0]).hash;
+        assert!(warnings.told.remove(&hash));
+        assert_eq!(warnings.news(&both).len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -26,13 +26,21 @@ const MANAGER: &str = "portunus";
 const PACE: Duration = Duration::from_millis(20);
 /// Changes are gathered for this long.
 const GATHER: Duration = Duration::from_millis(200);
-/// What could not be written is tried again after this long, and what is written is looked at again.
+/// What could not be written is tried again after this long, and all is looked at again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How often nodes are listed, where their addresses are the ones to publish.
 const NODES: Duration = Duration::from_secs(60);
 
+/// Which Ingresses are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    All,
+    /// Those that have changed since the last look.
+    Changed,
+}
+
 /// The Ingresses whose status says something else than these addresses, and whether it says nothing at all.
-pub type Differing = Rc<dyn Fn(&[Address]) -> Vec<(ObjectName, bool)>>;
+pub type Differing = Rc<dyn Fn(&[Address], Look) -> Vec<(ObjectName, bool)>>;
 /// Told of each Ingress whose status was written and said nothing before.
 pub type Written = Rc<dyn Fn(ObjectName)>;
 
@@ -63,11 +71,17 @@ pub async fn write(
     differing: Differing,
     written: Written,
 ) {
+    let (mut look, mut looked) = (Look::All, Instant::now());
     loop {
+        // An error is as good as a change: the other side is gone, and so are we soon.
+        let others = leader.has_changed().unwrap_or(true) || addresses.has_changed().unwrap_or(true);
+        if look == Look::All || others || looked.elapsed() >= AGAIN {
+            (look, looked) = (Look::All, Instant::now());
+        }
         let wanted = addresses.borrow_and_update().clone().filter(|_| *leader.borrow_and_update());
         let mut failed = false;
         if let Some(wanted) = wanted {
-            for (name, is_empty) in differing(&wanted) {
+            for (name, is_empty) in differing(&wanted, look) {
                 if !*leader.borrow() || addresses.has_changed().unwrap_or(false) {
                     break;
                 }
@@ -85,18 +99,21 @@ pub async fn write(
         }
         let wait = async {
             tokio::select! {
-                () = changed.notified(), if !failed => tokio::time::sleep(GATHER).await,
-                _ = leader.changed() => {}
-                _ = addresses.changed() => {}
+                () = changed.notified(), if !failed => {
+                    tokio::time::sleep(GATHER).await;
+                    Look::Changed
+                }
+                _ = leader.changed() => Look::All,
+                _ = addresses.changed() => Look::All,
             }
         };
-        let _ = tokio::time::timeout(AGAIN, wait).await;
+        look = tokio::time::timeout(AGAIN, wait).await.unwrap_or(Look::All);
     }
 }
 
 /// Takes our addresses out of all Ingresses that `differing` from none.
 pub async fn clear(client: &Client, differing: &Differing) {
-    for (name, _) in differing(&[]) {
+    for (name, _) in differing(&[], Look::All) {
         if let Err(error) = apply(client, &name, &[]).await {
             tracing::warn!(ingress = %name, %error, "its status can't be cleared");
         }

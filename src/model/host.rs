@@ -12,13 +12,14 @@ use super::{ClientCertificates, ObjectName, Rule};
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
-/// A host of a rule. The order, exact before wildcard before any, is the order of precedence.
+/// A host of a rule. The order, exact before wildcard before any, is the order of precedence. Cheap to clone: a host
+/// is named in many places.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
     /// `verona.example`
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// `*.verona.example`, kept as `verona.example`; one label stands for the star, no more and no less.
-    Wildcard(Box<str>),
+    Wildcard(Arc<str>),
     /// A rule without a host.
     Any,
 }
@@ -58,7 +59,7 @@ impl HostPattern {
     }
 }
 
-fn canonical(name: &str, text: &str) -> Result<Box<str>, InvalidHost> {
+fn canonical(name: &str, text: &str) -> Result<Arc<str>, InvalidHost> {
     if !name.is_ascii() {
         let fix = match idna::domain_to_ascii(name) {
             Ok(ascii) => format!("write its A-label form `{}`", text.replace(name, &ascii)),

@@ -1,44 +1,43 @@
 //! Something per host: exact names and wildcards in hash maps, so that a look-up costs the same among ten hosts
-//! and a hundred thousand. Also reads host names as requests carry them.
+//! and a hundred thousand, and a change does almost. Also reads host names as requests carry them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
-use foldhash::fast::RandomState;
+use super::{HostPattern, Shards};
 
-use super::HostPattern;
-
-/// A value for each host pattern.
+/// A value for each host pattern. Cheap to clone: what is changed is copied first.
 #[derive(Debug, Clone)]
 pub struct HostMap<V> {
-    exact: HashMap<Box<str>, V, RandomState>,
-    wildcard: HashMap<Box<str>, V, RandomState>,
+    exact: Shards<V>,
+    wildcard: Shards<V>,
     any: Option<V>,
 }
 
 impl<V> Default for HostMap<V> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), wildcard: HashMap::default(), any: None }
+        Self { exact: Shards::default(), wildcard: Shards::default(), any: None }
     }
 }
 
-impl<V> HostMap<V> {
+impl<V: Clone> HostMap<V> {
     pub fn insert(&mut self, pattern: &HostPattern, value: V) {
         match pattern {
-            HostPattern::Exact(name) => drop(self.exact.insert(name.clone(), value)),
-            HostPattern::Wildcard(rest) => drop(self.wildcard.insert(rest.clone(), value)),
+            HostPattern::Exact(name) => self.exact.insert(name, value),
+            HostPattern::Wildcard(rest) => self.wildcard.insert(rest, value),
             HostPattern::Any => self.any = Some(value),
         }
     }
 
     pub fn remove(&mut self, pattern: &HostPattern) {
         match pattern {
-            HostPattern::Exact(name) => drop(self.exact.remove(name)),
-            HostPattern::Wildcard(rest) => drop(self.wildcard.remove(rest)),
+            HostPattern::Exact(name) => self.exact.remove(name),
+            HostPattern::Wildcard(rest) => self.wildcard.remove(rest),
             HostPattern::Any => self.any = None,
         }
     }
+}
 
+impl<V> HostMap<V> {
     /// The value of the pattern itself.
     pub fn get(&self, pattern: &HostPattern) -> Option<&V> {
         match pattern {

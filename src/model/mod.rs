@@ -14,6 +14,7 @@ mod host_map;
 mod name;
 mod path;
 mod rule;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
 pub use path::{NormalizedPath, PathError, normalize};
 pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
+pub use shared::{Chunks, Shards};
 
 /// The desired configuration: what every request and every handshake is decided by.
 ///

@@ -59,7 +59,7 @@ pub struct BackendRef {
     pub weight: u32,
     /// The backend for requests that came over TLS, if that is another.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secure: Option<BackendKey>,
+    pub secure: Option<Box<BackendKey>>,
 }
 
 impl Rule {

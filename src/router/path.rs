@@ -1,76 +1,122 @@
-//! Finds the rule for a path, with matchit underneath and the Ingress rules on top: prefixes match by whole
-//! elements, the longest path wins, Exact goes before Prefix.
+//! Finds the rule for a path: prefixes match by whole elements, the longest path wins, Exact goes before Prefix. Most
+//! hosts have few paths, which are compared one after the other. Many are in a tree, with matchit underneath and the
+//! Ingress rules on top.
 //!
-//! A Prefix `/foo` is entered three times (`/foo`, `/foo/` and all below), an Exact once. Where two rules claim
+//! A Prefix `/foo` is entered there three times (`/foo`, `/foo/` and all below), an Exact once. Where two rules claim
 //! one entry, the longer path keeps it, and at equal length the Exact one.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::model::{PathKind, PathMatch};
 
+/// Most paths that are compared one by one: about as fast as the tree then, and a twentieth of its size.
+const FEW: usize = 8;
+
 /// The compiled paths of one host; finds the index of a rule.
 #[derive(Debug)]
 pub struct Paths {
-    /// All but Prefix `/`. Most hosts have nothing else, and need no tree.
-    tree: Option<Box<matchit::Router<usize>>>,
-    /// Prefix `/`, which every path of the tree goes before.
-    root: Option<usize>,
+    /// All but Prefix `/`.
+    matcher: Matcher,
+    /// Prefix `/`, which all others go before.
+    root: Option<u32>,
     /// Without a path match: what no path took.
-    default: Option<usize>,
+    default: Option<u32>,
 }
 
-/// How strong a claim is on an entry: length of the path as it is written, then kind.
+#[derive(Debug)]
+enum Matcher {
+    /// In the order of precedence.
+    Few(Box<[Entry]>),
+    Many(Box<matchit::Router<u32>>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    path: Box<str>,
+    exact: bool,
+    index: u32,
+}
+
+/// How strong a claim is on a path: length of the rule's path as it is written, then kind.
 type Rank = (usize, bool);
+
+impl Entry {
+    fn matches(&self, path: &str) -> bool {
+        match path.as_bytes().strip_prefix(self.path.as_bytes()) {
+            Some([]) => true,
+            Some([b'/', ..]) => !self.exact,
+            Some(_) | None => false,
+        }
+    }
+
+    fn rank(&self) -> Rank {
+        (self.path.len(), self.exact)
+    }
+}
 
 impl Paths {
     /// Compiles matches in normal form; `None` is the default. Of two equal ones the first counts.
-    pub fn new<'a>(matches: impl Iterator<Item = Option<&'a PathMatch>>) -> Self {
-        let mut entries: HashMap<String, (Rank, usize)> = HashMap::new();
+    pub fn new<'a>(paths: impl Iterator<Item = Option<&'a PathMatch>>) -> Self {
+        let mut entries = Vec::new();
         let (mut root, mut default) = (None, None);
-        let mut claim = |entry: String, rank: Rank, index: usize| {
-            let held = entries.entry(entry).or_insert((rank, index));
-            if held.0 < rank {
-                *held = (rank, index);
-            }
-        };
-        for (index, path) in matches.enumerate() {
-            let Some(PathMatch { kind, value }) = path else {
-                default = default.or(Some(index));
-                continue;
-            };
-            if *kind == PathKind::Prefix && value.trim_end_matches('/').is_empty() {
-                root = root.or(Some(index));
-                continue;
-            }
-            let literal = value.replace('{', "{{").replace('}', "}}");
-            match kind {
-                PathKind::Exact => claim(literal, (value.len(), true), index),
-                PathKind::Prefix => {
-                    let base = literal.trim_end_matches('/');
-                    claim(base.to_owned(), (value.len(), false), index);
-                    claim(format!("{base}/"), (value.len(), false), index);
-                    claim(format!("{base}/{{*rest}}"), (value.len(), false), index);
+        for (index, path) in (0..).zip(paths) {
+            match path {
+                None => default = default.or(Some(index)),
+                Some(PathMatch { kind: PathKind::Prefix, value }) if value.trim_end_matches('/').is_empty() => {
+                    root = root.or(Some(index));
+                }
+                Some(PathMatch { kind: kind @ (PathKind::Exact | PathKind::Prefix), value }) => {
+                    entries.push(Entry { path: value.clone(), exact: *kind == PathKind::Exact, index });
                 }
                 // Those of a host are all of this kind, and are not looked for here.
-                PathKind::Regex => {}
+                Some(PathMatch { kind: PathKind::Regex, .. }) => {}
             }
         }
-        if entries.is_empty() {
-            return Self { tree: None, root, default };
-        }
-        let mut tree = Box::new(matchit::Router::new());
-        for (entry, (_, index)) in entries {
-            tree.insert(entry, index).expect("entries are literal, but for one catch-all name, and distinct");
-        }
-        Self { tree: Some(tree), root, default }
+        let matcher = if entries.len() <= FEW {
+            // Stable, so that the first of equals stays first.
+            entries.sort_by_key(|entry| Reverse(entry.rank()));
+            Matcher::Few(entries.into())
+        } else {
+            Matcher::Many(Box::new(tree(&entries)))
+        };
+        Self { matcher, root, default }
     }
 
     /// The index of the rule for a path in normal form.
     pub fn find(&self, path: &str) -> Option<usize> {
-        let found = self.tree.as_ref().and_then(|tree| tree.at(path).ok()).map(|found| *found.value);
+        let found = match &self.matcher {
+            Matcher::Few(entries) => entries.iter().find(|entry| entry.matches(path)).map(|entry| entry.index),
+            Matcher::Many(tree) => tree.at(path).ok().map(|found| *found.value),
+        };
         // Not every target is a path: `OPTIONS *`.
-        found.or(self.root.filter(|_| path.starts_with('/'))).or(self.default)
+        found.or(self.root.filter(|_| path.starts_with('/'))).or(self.default).map(|index| index as usize)
     }
+}
+
+fn tree(entries: &[Entry]) -> matchit::Router<u32> {
+    let mut claims: HashMap<String, (Rank, u32)> = HashMap::new();
+    for entry in entries {
+        let mut claim = |text: String| {
+            let held = claims.entry(text).or_insert((entry.rank(), entry.index));
+            if held.0 < entry.rank() {
+                *held = (entry.rank(), entry.index);
+            }
+        };
+        let literal = entry.path.replace('{', "{{").replace('}', "}}");
+        if entry.exact {
+            claim(literal);
+        } else {
+            claim(format!("{literal}/"));
+            claim(format!("{literal}/{{*rest}}"));
+            claim(literal);
+        }
+    }
+    let mut tree = matchit::Router::new();
+    for (text, (_, index)) in claims {
+        tree.insert(text, index).expect("entries are literal, but for one catch-all name, and distinct");
+    }
+    tree
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::annotations::{ClientsAsked, Https};
+use super::field::Field;
 use super::ingress::{Located, Parts, Tls};
 use super::paths::{self, Together};
 use super::problem::{Kind, ObjectRef, Problem};
@@ -75,7 +76,7 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
             if let Some(winner) = winners.get(&rule.path.as_ref()) {
                 // Of a path that can't be read enough is said.
                 let readable = !located.written.is_unread();
-                problems.extend(readable.then(|| conflict(pattern, parts, &located.field, rule, winner)).flatten());
+                problems.extend(readable.then(|| conflict(pattern, parts, located.field, rule, winner)).flatten());
             } else if rule.pattern.is_some() && *count >= REGEXES_MAX {
                 problems.push(too_many(pattern, parts, located, &mut shut));
             } else {
@@ -130,7 +131,7 @@ fn too_many<'a>(pattern: &HostPattern, parts: &'a Parts, located: &Located, shut
         shut.insert(&*parts.name.namespace);
     }
     let what = format!("host `{pattern}` has {REGEXES_MAX} regular expressions already");
-    Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix)
+    Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.to_string(), what, fix)
 }
 
 /// Adds to the rules what depends on whether the host speaks TLS.
@@ -142,19 +143,19 @@ fn finish(
     settings: &Settings,
 ) -> Host {
     let speaks_tls = certificate.is_some()
-        || ingresses.iter().any(|parts| parts.listed.contains_key(pattern) || parts.speaks_tls.contains(pattern));
+        || ingresses.iter().any(|parts| parts.listing(pattern).next().is_some() || parts.speaks_tls.contains(pattern));
+    let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
     let with_filters = |(mut rule, https): (Rule, Https)| {
         if rule.backends.is_empty() {
             return rule;
         }
-        let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
         let redirect = https.redirects(speaks_tls, settings).then(|| {
             Filter::HttpsRedirect(HttpsRedirect {
                 status: settings.redirect_status,
                 preserve_trailing_slash: https.preserve_trailing_slash,
             })
         });
-        rule.filters.extend(redirect.into_iter().chain(of_tls));
+        rule.filters.extend(redirect.into_iter().chain(of_tls.clone()));
         rule.filters.sort_by_key(Filter::phase);
         rule.filters.shrink_to_fit();
         rule
@@ -283,14 +284,14 @@ pub(super) fn no_canary(
             "remove one of the two; the older one counts",
         ),
     };
-    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.clone(), what, fix))
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), located.field.to_string(), what, fix))
 }
 
 /// What to say of a rule whose place is taken.
 pub(super) fn conflict(
     pattern: &HostPattern,
     parts: &Parts,
-    field: &str,
+    field: Field,
     rule: &Rule,
     winner: &Rule,
 ) -> Option<Problem> {
@@ -312,7 +313,7 @@ pub(super) fn conflict(
     };
     let fix =
         if winner.source == parts.name { "keep one of the two" } else { "remove it here or there; the older one wins" };
-    Some(Problem::new(object, field, what, fix))
+    Some(Problem::new(object, field.to_string(), what, fix))
 }
 
 /// The Secret to serve for the host: of a TLS block that lists it, else of one whose certificate is for it, as
@@ -363,7 +364,7 @@ pub(super) fn listed_twice(
     }
     let what = format!("host `{pattern}` has its certificate from Ingress {} ({})", winner.name, first.secret);
     let fix = "name the same Secret, or list the host once; the older one wins";
-    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.secret(), what, fix))
 }
 
 #[cfg(test)]

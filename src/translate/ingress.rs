@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Settings;
 use super::aliases::ALIAS;
 use super::annotations::{self, Behaviour, ClientsAsked, Https, Sessions};
+use super::field::Field;
 use super::object::{BackendSpec, Ingress, IngressPath};
 use super::ownership::Claim;
 use super::paths::{self, ReadPath, Written};
@@ -23,12 +24,12 @@ pub(super) struct Parts {
     /// By host; those of one host in the order of the Ingress.
     pub(super) rules: Vec<(HostPattern, Located)>,
     pub(super) tls: Vec<Tls>,
-    /// The places in `tls` that list a host, in order.
-    pub(super) listed: BTreeMap<HostPattern, Vec<usize>>,
+    /// The hosts that are listed, each with the place in `tls` that lists it; sorted.
+    pub(super) listed: Vec<(HostPattern, usize)>,
     /// Hosts of TLS blocks that leave the certificate to the operator. They are not claimed by it.
     pub(super) speaks_tls: BTreeSet<HostPattern>,
     /// Each backend, and the first field that names it; sorted.
-    pub(super) backends: Vec<(BackendKey, String)>,
+    pub(super) backends: Vec<(BackendKey, Field)>,
     /// Its annotations keep somebody out.
     pub(super) restricts: bool,
     /// Its rules are alternatives of others'.
@@ -54,7 +55,7 @@ pub(super) struct Parts {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located {
     pub(super) rule: Rule,
-    pub(super) field: String,
+    pub(super) field: Field,
     /// Stands for rules that can't be used, so that the host is not somebody else's.
     pub(super) holds: bool,
     pub(super) written: Written,
@@ -84,7 +85,7 @@ pub(super) struct Tls {
     /// Lists no host: it is for those that the certificate names.
     pub(super) by_names: bool,
     pub(super) secret: ObjectName,
-    pub(super) field: String,
+    pub(super) field: Field,
 }
 
 impl Parts {
@@ -94,7 +95,7 @@ impl Parts {
             created: ingress.created,
             rules: Vec::new(),
             tls: Vec::new(),
-            listed: BTreeMap::new(),
+            listed: Vec::new(),
             speaks_tls: BTreeSet::new(),
             backends: Vec::new(),
             restricts: false,
@@ -110,16 +111,16 @@ impl Parts {
         };
         let behaviour = parts.read_annotations(ingress, resources, settings);
         for (index, rule) in ingress.rules.iter().enumerate() {
-            let field = format!("spec.rules[{index}]");
+            let (place, field) = (index, Field::Rule(index));
             let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
             let before = parts.rules.len();
             for (index, path) in rule.paths.iter().enumerate() {
-                parts.path(&host, path, &behaviour, format!("{field}.http.paths[{index}]"));
+                parts.path(&host, path, &behaviour, Field::Path(place, index));
             }
             // A host that was named belongs to its rule, even if no path of it can be used: nothing less exact
             // takes its requests.
             if !rule.paths.is_empty() && parts.rules.len() == before && ingress.default_backend.is_none() {
-                parts.rule(host, None, None, &behaviour, field.clone());
+                parts.rule(host, None, None, &behaviour, field);
                 parts.rules.iter_mut().last().into_iter().for_each(|(_, located)| located.holds = true);
             }
             // A rule without paths sends everything to the default backend (Ingress v1, HTTPIngressRuleValue).
@@ -165,7 +166,7 @@ impl Parts {
 
     /// The hosts that depend on this Ingress.
     pub(super) fn hosts(&self) -> BTreeSet<HostPattern> {
-        self.rules.iter().map(|(host, _)| host).chain(self.listed.keys()).cloned().collect()
+        self.rules.iter().map(|(host, _)| host).chain(self.listed.iter().map(|(host, _)| host)).cloned().collect()
     }
 
     /// The rules of one host; to look at all of them for each host would cost the square of a large Ingress.
@@ -187,7 +188,9 @@ impl Parts {
 
     /// The TLS blocks that list the host.
     pub(super) fn listing(&self, host: &HostPattern) -> impl Iterator<Item = &Tls> + use<'_> {
-        self.listed.get(host).into_iter().flatten().map(|index| &self.tls[*index])
+        let begin = self.listed.partition_point(|(other, _)| other < host);
+        let length = self.listed[begin..].partition_point(|(other, _)| other == host);
+        self.listed[begin..begin + length].iter().map(|(_, place)| &self.tls[*place])
     }
 
     /// The fields that name the host.
@@ -198,9 +201,9 @@ impl Parts {
         };
         // A rule for all hosts says so by having no field.
         let inner = if *host == HostPattern::Any { "" } else { ".host" };
-        let rules = self.rules_of(host).iter().map(|(_, located)| within(&located.field, inner));
+        let rules = self.rules_of(host).iter().map(|(_, located)| within(&located.field.to_string(), inner));
         let alias = self.aliases.contains(host).then(|| annotations::field(ALIAS));
-        let listed = self.listing(host).map(|tls| within(&tls.field, ".hosts"));
+        let listed = self.listing(host).map(|tls| within(&tls.field.to_string(), ".hosts"));
         let all: BTreeSet<String> = rules.chain(listed).chain(alias).collect();
         // The default backend names no host but through other fields, if there are any.
         let named: BTreeSet<String> = all.iter().filter(|field| field.contains(']')).cloned().collect();
@@ -208,9 +211,9 @@ impl Parts {
     }
 
     /// The first field that names the backend.
-    pub(super) fn field_of(&self, key: &BackendKey) -> &str {
+    pub(super) fn field_of(&self, key: &BackendKey) -> Field {
         let at = self.backends.binary_search_by(|(other, _)| other.cmp(key));
-        &self.backends[at.expect("it is asked of those that name it")].1
+        self.backends[at.expect("it is asked of those that name it")].1
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
@@ -240,16 +243,16 @@ impl Parts {
         }
     }
 
-    fn path(&mut self, host: &HostPattern, path: &IngressPath, behaviour: &Behaviour, field: String) {
+    fn path(&mut self, host: &HostPattern, path: &IngressPath, behaviour: &Behaviour, field: Field) {
         let read = match paths::read(path, &behaviour.paths) {
             Ok(read) => read,
-            Err((inner, what, fix)) => return self.unread_path(host, path, behaviour, &field, (inner, what, fix)),
+            Err((inner, what, fix)) => return self.unread_path(host, path, behaviour, field, (inner, what, fix)),
         };
         for (key, number) in read.pattern.iter().flat_map(|pattern| behaviour.paths.missing_groups(pattern)) {
             let what = format!("`${number}` stands for nothing: path `{}` has fewer groups", read.matched.value);
             self.warning(annotations::field(key), what, "put in parentheses what it is to stand for");
         }
-        let backend = self.backend(&path.backend, behaviour, format!("{field}.backend"));
+        let backend = self.backend(&path.backend, behaviour, field);
         self.rule(host.clone(), Some(read), backend, behaviour, field);
     }
 
@@ -260,7 +263,7 @@ impl Parts {
         host: &HostPattern,
         path: &IngressPath,
         behaviour: &Behaviour,
-        field: &str,
+        field: Field,
         (inner, what, fix): paths::NoPath,
     ) {
         let inner = format!("{field}.{inner}");
@@ -271,24 +274,24 @@ impl Parts {
         let fix = format!("{fix}; access is restricted there, so requests for what begins like it get 503");
         self.problem(inner, what, fix);
         let rule = Rule { pattern, ..Rule::new(self.name.clone(), Some(matched)) };
-        self.rules.push((host.clone(), Located { rule, field: field.to_owned(), holds: false, written }));
+        self.rules.push((host.clone(), Located { rule, field, holds: false, written }));
     }
 
-    fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: String) -> Option<BackendKey> {
+    fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: Field) -> Option<BackendKey> {
         match backend {
             BackendSpec::Service { name, port } => {
                 let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
                 let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
                 if let Some(options) = &behaviour.secure_options {
                     let secure = BackendKey { options: Some(options.clone()), ..key.clone() };
-                    self.backends.push((secure, field.clone()));
+                    self.backends.push((secure, field));
                 }
                 self.backends.push((key.clone(), field));
                 Some(key)
             }
             BackendSpec::Unusable { field: inner, what } => {
                 let fix = "name a Service and one of its ports; requests get 503";
-                self.problem(format!("{field}.{inner}"), what, fix);
+                self.problem(format!("{}.{inner}", field.backend()), what, fix);
                 None
             }
         }
@@ -297,13 +300,13 @@ impl Parts {
     /// The default backend takes what is left over of each host that the Ingress names, and of all hosts that
     /// nobody names.
     fn default_backend(&mut self, ingress: &Ingress, backend: &BackendSpec, behaviour: &Behaviour) {
-        let field = "spec.defaultBackend";
-        let key = self.backend(backend, behaviour, field.to_owned());
+        let field = Field::DefaultBackend;
+        let key = self.backend(backend, behaviour, field);
         let mut hosts: BTreeSet<HostPattern> =
             ingress.rules.iter().filter_map(|rule| HostPattern::parse(&rule.host).ok()).collect();
         hosts.insert(HostPattern::Any);
         for host in hosts {
-            self.rule(host, None, key.clone(), behaviour, field.to_owned());
+            self.rule(host, None, key.clone(), behaviour, field);
         }
     }
 
@@ -315,7 +318,7 @@ impl Parts {
         path: Option<ReadPath>,
         backend: Option<BackendKey>,
         behaviour: &Behaviour,
-        field: String,
+        field: Field,
     ) {
         let open = backend.filter(|_| !behaviour.closed);
         let (path, pattern, written) = match path {
@@ -354,12 +357,11 @@ impl Parts {
         if !behaviour.https.www {
             return;
         }
-        let mut others: BTreeMap<HostPattern, (Box<str>, String)> = BTreeMap::new();
+        let mut others: BTreeMap<HostPattern, (Box<str>, Field)> = BTreeMap::new();
         for (host, located) in &self.rules {
             let HostPattern::Exact(name) = host else { continue };
             let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
-            let field = located.field.clone();
-            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| (name.clone(), field));
+            others.entry(HostPattern::Exact(other.into())).or_insert_with(|| ((**name).into(), located.field));
         }
         for (other, (name, field)) in others {
             let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
@@ -385,15 +387,14 @@ impl Parts {
         self.warnings.extend(warnings);
         if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())
         {
-            let field = format!("metadata.annotations[{}default-backend]", annotations::PREFIX);
-            self.backends.push((default.backend.clone(), field));
+            self.backends.push((default.backend.clone(), Field::ErrorBackend));
         }
         behaviour
     }
 
     fn read_tls(&mut self, ingress: &Ingress) {
         for (index, tls) in ingress.tls.iter().enumerate() {
-            let field = format!("spec.tls[{index}]");
+            let field = Field::Tls(index);
             let hosts: Vec<_> = tls
                 .hosts
                 .iter()
@@ -411,14 +412,12 @@ impl Parts {
             }
             let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.as_str().into() };
             let place = self.tls.len();
-            self.tls.push(Tls { by_names: hosts.is_empty(), secret, field: format!("{field}.secretName") });
-            for host in hosts {
-                let places = self.listed.entry(host).or_default();
-                if places.last() != Some(&place) {
-                    places.push(place);
-                }
-            }
+            self.tls.push(Tls { by_names: hosts.is_empty(), secret, field });
+            self.listed.extend(hosts.into_iter().map(|host| (host, place)));
         }
+        self.listed.sort();
+        self.listed.dedup();
+        self.listed.shrink_to_fit();
     }
 }
 
@@ -434,5 +433,5 @@ pub(super) fn secret_problem(parts: &Parts, tls: &Tls, resources: &Resources) ->
         }
         Some(_) => return None,
     };
-    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.clone(), what, fix))
+    Some(Problem::new(ObjectRef::new(Kind::Ingress, &parts.name), tls.field.secret(), what, fix))
 }

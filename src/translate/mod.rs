@@ -9,12 +9,14 @@ mod aliases;
 mod annotations;
 mod class;
 mod few;
+mod field;
 mod host;
 mod ingress;
 mod object;
 mod ownership;
 mod paths;
 mod problem;
+mod problems;
 mod resources;
 mod review;
 mod saved;
@@ -38,6 +40,7 @@ use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
 use ingress::Parts;
 use ownership::{Before, Claim, Owner, Wildcards};
+use problems::Problems;
 
 /// A translation from nothing, as `check` and tests want it.
 #[derive(Debug, PartialEq, Serialize)]
@@ -58,27 +61,35 @@ pub struct Translator {
     /// As the flags have them; a ConfigMap may say otherwise.
     flags: Settings,
     settings: Settings,
-    settings_problems: Vec<Problem>,
     /// The ConfigMap has been looked for.
     configured: bool,
-    ingresses: BTreeMap<ObjectName, Parts>,
+    /// Apart from the map, as in [`Resources`].
+    ingresses: BTreeMap<ObjectName, Box<Parts>>,
     /// The Ingresses that name a host, oldest first.
     by_host: BTreeMap<HostPattern, Few<Claim>>,
     /// The Ingresses that have a host as an alias, oldest first.
     by_alias: BTreeMap<HostPattern, Few<Claim>>,
     /// Filled only if hosts have owners.
     wildcards: Wildcards,
-    by_backend: BTreeMap<BackendKey, Few<ObjectName>>,
+    by_backend: BTreeMap<BackendKey, Referrers>,
+    /// What the Services of backends resolve to, of those that have an external name.
+    external_names: BTreeMap<BackendKey, String>,
     /// By a Secret that a TLS block names.
     by_secret: BTreeMap<ObjectName, Few<ObjectName>>,
     /// By what an annotation names.
     by_reference: BTreeMap<ObjectRef, Few<ObjectName>>,
     references_changed: bool,
     snapshot: Snapshot,
-    host_problems: BTreeMap<HostPattern, Vec<Problem>>,
-    backend_problems: BTreeMap<BackendKey, Vec<Problem>>,
-    secret_problems: BTreeMap<ObjectName, Vec<Problem>>,
+    problems: Problems,
     updated: BTreeSet<ObjectName>,
+}
+
+/// Who names a backend. Many may name the same one, and its endpoints come and go.
+#[derive(Debug, Default)]
+struct Referrers {
+    names: Few<ObjectName>,
+    /// How many of them have their sessions stay with an endpoint.
+    with_sessions: usize,
 }
 
 /// What must be made again.
@@ -95,20 +106,18 @@ impl Translator {
         Self {
             flags: settings.clone(),
             settings,
-            settings_problems: Vec::new(),
             configured: false,
             ingresses: BTreeMap::new(),
             by_host: BTreeMap::new(),
             by_alias: BTreeMap::new(),
             wildcards: Wildcards::default(),
             by_backend: BTreeMap::new(),
+            external_names: BTreeMap::new(),
             by_secret: BTreeMap::new(),
             by_reference: BTreeMap::new(),
             references_changed: true,
             snapshot: Snapshot::default(),
-            host_problems: BTreeMap::new(),
-            backend_problems: BTreeMap::new(),
-            secret_problems: BTreeMap::new(),
+            problems: Problems::default(),
             updated: BTreeSet::new(),
         }
     }
@@ -134,8 +143,10 @@ impl Translator {
             work.backends.extend(keys.take_while(|key| key.service == *service).cloned());
         }
         // A Secret decides which certificate a host gets, by whether it is usable and by the names in it. Who else
-        // names it does not matter: a change of one Ingress must not make the hosts of all others again.
-        for ingress in dirty.secrets.iter().filter_map(|name| self.by_secret.get(name)).flat_map(Few::iter) {
+        // names it does not matter: a change of one Ingress must not make the hosts of all others again, nor does a
+        // certificate that is renewed.
+        let decisive = dirty.secrets.iter().filter(|name| self.decides_otherwise(name, resources));
+        for ingress in decisive.filter_map(|name| self.by_secret.get(name)).flat_map(Few::iter) {
             work.hosts.extend(self.ingresses[ingress].hosts());
         }
         work.hosts.extend(self.aliases_of(&work.hosts));
@@ -147,15 +158,15 @@ impl Translator {
             default_certificate: false,
         };
         changed.default_certificate = self.snapshot.default_certificate != default_certificate;
+        if changed.default_certificate || all {
+            self.problems.ask_again();
+        }
         changed
     }
 
     /// Everything that is wrong, in the order of objects and fields.
     pub fn problems(&self) -> Vec<Problem> {
-        let of_ingresses = self.ingresses.values().flat_map(|parts| parts.problems.iter().chain(&parts.warnings));
-        let of_hosts = self.host_problems.values().flatten();
-        let of_backends = self.backend_problems.values().flatten();
-        let of_secrets = self.secret_problems.values().flatten();
+        let of_ingresses = self.problems.troubled.iter().flat_map(|name| problems::own(&self.ingresses[name]));
         let default =
             self.settings.default_certificate.as_ref().filter(|_| self.snapshot.default_certificate.is_none());
         let no_default = default.map(|name| {
@@ -167,19 +178,21 @@ impl Translator {
                 "create it; a self-signed one is served meanwhile",
             )
         });
-        let of_settings = &self.settings_problems;
-        let all =
-            of_ingresses.chain(of_hosts).chain(of_backends).chain(of_secrets).chain(&no_default).chain(of_settings);
+        let all = of_ingresses.chain(self.problems.of_others()).chain(&no_default);
         all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Whether [`Translator::problems`] may say something else than at the last call.
+    pub fn take_problems_changed(&mut self) -> bool {
+        self.problems.take_changed()
+    }
+
     /// Host names that Services of type ExternalName want resolved.
-    pub fn external_names(&self, resources: &Resources) -> BTreeSet<String> {
+    pub fn external_names(&self) -> BTreeSet<String> {
         if !self.settings.allow_external_names {
             return BTreeSet::new();
         }
-        let services = self.by_backend.keys().filter_map(|key| resources.services.get(&key.service));
-        services.filter_map(|service| service.external_name.clone()).collect()
+        self.external_names.values().cloned().collect()
     }
 
     /// What annotations of our Ingresses name, Secrets and `ConfigMap`s: what must be watched by name.
@@ -197,6 +210,11 @@ impl Translator {
         self.ingresses.keys()
     }
 
+    /// Whether an Ingress is ours.
+    pub fn has_ingress(&self, name: &ObjectName) -> bool {
+        self.ingresses.contains_key(name)
+    }
+
     /// The Ingresses of ours that came or changed since the last call.
     pub fn take_updated(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.updated)
@@ -205,7 +223,7 @@ impl Translator {
     /// Takes up the operator's ConfigMap. Says whether anything is different, and then has all made again.
     fn configure(&mut self, resources: &Resources, work: &mut Work) -> bool {
         let (settings, problems) = self.flags.with_config_map(resources);
-        self.settings_problems = problems;
+        self.problems.of_settings(problems);
         if settings == self.settings {
             return false;
         }
@@ -234,13 +252,15 @@ impl Translator {
     }
 
     fn update_ingress(&mut self, name: &ObjectName, resources: &Resources, work: &mut Work) {
-        let ours = |ingress: &&object::Ingress| class::is_ours(ingress, resources, &self.settings);
-        let parts =
-            resources.ingresses.get(name).filter(ours).map(|ingress| Parts::new(ingress, &self.settings, resources));
+        let ours = |ingress: &&Arc<object::Ingress>| class::is_ours(ingress, resources, &self.settings);
+        let parts = resources.ingresses.get(name).filter(ours);
+        let parts = parts.map(|ingress| Box::new(Parts::new(ingress, &self.settings, resources)));
         if self.ingresses.get(name) == parts.as_ref() {
             return;
         }
-        if let Some(old) = self.ingresses.remove(name) {
+        let old = self.ingresses.remove(name);
+        self.problems.of_ingress(name, old.as_deref(), parts.as_deref());
+        if let Some(old) = old {
             self.index(&old, work, false);
         }
         if let Some(new) = parts {
@@ -261,7 +281,7 @@ impl Translator {
             work.hosts.insert(alias.clone());
         }
         for (key, _) in &parts.backends {
-            enter(&mut self.by_backend, key, parts.name.clone(), present);
+            self.by_backend.entry(key.clone()).or_default().enter(parts, present);
             work.backends.insert(key.clone());
         }
         for secret in parts.secrets() {
@@ -287,33 +307,44 @@ impl Translator {
         self.wildcards.owner(host, named).filter(|_| self.settings.strict_host_ownership)
     }
 
+    /// Whether hosts may get another certificate than the one that they have of this Secret, or none.
+    fn decides_otherwise(&self, secret: &ObjectName, resources: &Resources) -> bool {
+        let now = resources.tls_secret(secret).and_then(|secret| secret.certificate.as_ref());
+        let known = self.snapshot.certificates.get(secret);
+        now.map(|certificate| &certificate.names) != known.map(|certificate| &certificate.names)
+    }
+
     fn is_wanted(&self, secret: &ObjectName) -> bool {
         self.by_secret.contains_key(secret) || self.settings.default_certificate.as_ref() == Some(secret)
     }
 
     fn make_backend(&mut self, key: &BackendKey, resources: &Resources) -> bool {
-        let names = self.by_backend.get(key).filter(|names| !names.is_empty());
-        let Some(names) = names else {
+        let Some(Referrers { names, with_sessions }) = self.by_backend.get(key).filter(|all| !all.names.is_empty())
+        else {
             self.by_backend.remove(key);
-            self.backend_problems.remove(key);
+            self.external_names.remove(key);
+            self.problems.of_backend(key, Vec::new());
             return self.snapshot.backends.remove(key).is_some();
         };
-        let referrer = |name: &ObjectName| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
-        let referrers: Vec<_> = names.iter().map(referrer).collect();
-        let sessions = names.iter().any(|name| self.ingresses[name].affinity);
-        let (mut backend, problems) = service::backend(key, &referrers, sessions, resources, &self.settings);
+        match resources.services.get(&key.service).and_then(|service| service.external_name.clone()) {
+            Some(name) => drop(self.external_names.insert(key.clone(), name)),
+            None => drop(self.external_names.remove(key)),
+        }
+        let referrer = |name| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
+        let referrers = names.iter().map(referrer);
+        let (mut backend, problems) = service::backend(key, referrers, *with_sessions > 0, resources, &self.settings);
         // Whoever asks for the same names the same Secret.
         let wanted = key.options.as_ref().and_then(|options| options.tls.as_deref());
         let asked = |name: &ObjectName| self.ingresses[name].backend_tls.clone();
         backend.tls = wanted.and_then(|wanted| names.iter().filter_map(asked).find(|tls| tls.options == *wanted));
-        keep(&mut self.backend_problems, key, problems);
+        self.problems.of_backend(key, problems);
         put(&mut self.snapshot.backends, key, backend)
     }
 
     /// Those that name the host and may; what to say to the others.
     fn admitted(&self, host: &HostPattern) -> (Vec<&Parts>, Vec<Problem>) {
         let claims = self.by_host.get(host).into_iter().flat_map(Few::iter);
-        let mut ingresses: Vec<&Parts> = claims.map(|(_, name)| &self.ingresses[name]).collect();
+        let mut ingresses: Vec<&Parts> = claims.map(|(_, name)| &*self.ingresses[name]).collect();
         let Some(owner) = self.owner(host) else { return (ingresses, Vec::new()) };
         let refused = ingresses.extract_if(.., |parts| !owner.admits(&parts.name));
         let problems = refused.flat_map(|parts| owner.refusals(host, parts)).collect();
@@ -331,7 +362,7 @@ impl Translator {
         }
         if unnamed && no_alias {
             self.wildcards.forget(pattern);
-            self.host_problems.remove(pattern);
+            self.problems.of_host(pattern, Vec::new());
             return self.snapshot.hosts.remove(pattern).is_some();
         }
         let (mut ingresses, mut problems) = self.admitted(pattern);
@@ -349,7 +380,7 @@ impl Translator {
             }
         };
         problems.extend(conflicts);
-        keep(&mut self.host_problems, pattern, problems);
+        self.problems.of_host(pattern, problems);
         if unnamed {
             self.snapshot.hosts.remove(pattern).is_some()
         } else {
@@ -367,12 +398,14 @@ impl Translator {
             let object = ObjectRef::new(Kind::Secret, name);
             problems.push(Problem::new(object, invalid.field, invalid.what.clone(), invalid.fix));
         }
-        let referrers = self.by_secret.get(name).into_iter().flat_map(Few::iter);
+        // Of one that can be used nothing is to be said to the many that may name it.
+        let unusable = secret.is_none_or(|secret| secret.certificate.is_none());
+        let referrers = self.by_secret.get(name).filter(|_| unusable).into_iter().flat_map(Few::iter);
         for parts in referrers.map(|ingress| &self.ingresses[ingress]) {
             let blocks = parts.tls.iter().filter(|tls| tls.secret == *name);
             problems.extend(blocks.filter_map(|tls| ingress::secret_problem(parts, tls, resources)));
         }
-        keep(&mut self.secret_problems, name, problems);
+        self.problems.of_secret(name, problems);
 
         let certificate = secret.and_then(|secret| secret.certificate.clone());
         let default = self.settings.default_certificate.as_ref() == Some(name);
@@ -390,6 +423,18 @@ impl Translator {
     }
 }
 
+impl Referrers {
+    fn enter(&mut self, parts: &Parts, present: bool) {
+        if present {
+            self.names.insert(parts.name.clone());
+            self.with_sessions += usize::from(parts.affinity);
+        } else {
+            self.names.remove(&parts.name);
+            self.with_sessions -= usize::from(parts.affinity);
+        }
+    }
+}
+
 /// Sorts before every key of the service.
 fn first_key(service: &ObjectName) -> BackendKey {
     BackendKey { service: service.clone(), port: crate::model::PortRef::Number(0), options: None }
@@ -402,14 +447,6 @@ fn enter<K: Ord + Clone, V: Ord>(all: &mut BTreeMap<K, Few<V>>, key: &K, value: 
         set.insert(value);
     } else {
         set.remove(&value);
-    }
-}
-
-fn keep<K: Ord + Clone>(all: &mut BTreeMap<K, Vec<Problem>>, key: &K, problems: Vec<Problem>) {
-    if problems.is_empty() {
-        all.remove(key);
-    } else {
-        all.insert(key.clone(), problems);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -117,13 +118,13 @@ pub struct SliceEndpoint {
     pub terminating: bool,
 }
 
-/// One object that a provider has seen, on its way into [`Resources`].
+/// One object that a provider has seen, on its way into [`Resources`]. Whoever keeps it shares it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
-    Ingress(Ingress),
+    Ingress(Arc<Ingress>),
     IngressClass(ObjectName, IngressClass),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
     Secret(ObjectName, Content),
     /// The operator's settings, or what an annotation names.
     ConfigMap(ObjectName, BTreeMap<String, String>),
@@ -160,7 +161,7 @@ impl From<networking::Ingress> for Object {
             hosts: exactly(tls.hosts, |host| host),
             secret: tls.secret_name.filter(|name| !name.is_empty()),
         };
-        Self::Ingress(Ingress {
+        Self::Ingress(Arc::new(Ingress {
             name: name(&object.metadata),
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             class: spec.ingress_class_name,
@@ -169,7 +170,7 @@ impl From<networking::Ingress> for Object {
             default_backend: spec.default_backend.map(Into::into),
             rules: exactly(spec.rules, rule),
             tls: exactly(spec.tls, tls),
-        })
+        }))
     }
 }
 
@@ -243,7 +244,7 @@ impl From<core::Service> for Object {
         let external = spec.type_.as_deref() == Some("ExternalName");
         let single = spec.cluster_ip.iter();
         let addresses = spec.cluster_ips.iter().flatten().chain(single.filter(|_| spec.cluster_ips.is_none()));
-        Self::Service(Service {
+        Self::Service(Arc::new(Service {
             name: name(&object.metadata),
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             addresses: exactly(Some(addresses.filter_map(|address| address.parse().ok()).collect()), |address| address),
@@ -252,7 +253,7 @@ impl From<core::Service> for Object {
                 Some(spec.ports.unwrap_or_default().into_iter().enumerate().filter_map(port).collect()),
                 |port| port,
             ),
-        })
+        }))
     }
 }
 
@@ -273,12 +274,12 @@ impl From<discovery::EndpointSlice> for Object {
             name: port.name.unwrap_or_default(),
             port: port.port.and_then(port_number),
         };
-        Self::EndpointSlice(EndpointSlice {
+        Self::EndpointSlice(Arc::new(EndpointSlice {
             name: name(&object.metadata),
             service: labels.get(SLICE_SERVICE).cloned().unwrap_or_default(),
             ports: exactly(object.ports, port),
             endpoints: exactly(object.endpoints, endpoint),
-        })
+        }))
     }
 }
 

@@ -5,6 +5,7 @@
 //! other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ingress::Parts;
 use super::problem::{Kind, ObjectRef, Problem};
@@ -16,12 +17,12 @@ pub(super) type Claim = (Option<i64>, ObjectName);
 /// The wildcards in rules, and the exact hosts that they take. Kept by the name behind the star.
 #[derive(Debug, Default)]
 pub(super) struct Wildcards {
-    claims: BTreeMap<Box<str>, BTreeSet<Claim>>,
-    below: BTreeMap<Box<str>, BTreeSet<HostPattern>>,
+    claims: BTreeMap<Arc<str>, BTreeSet<Claim>>,
+    below: BTreeMap<Arc<str>, BTreeSet<HostPattern>>,
 }
 
 /// The oldest claim of each wildcard that an update touches, as it was before.
-pub(super) type Before = BTreeMap<Box<str>, Option<Claim>>;
+pub(super) type Before = BTreeMap<Arc<str>, Option<Claim>>;
 
 /// Who has a host.
 pub(super) struct Owner<'a> {

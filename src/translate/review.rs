@@ -6,6 +6,7 @@
 //! that is edited, whose age would take the host or the path from a younger one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1 as networking;
 
@@ -30,7 +31,8 @@ pub struct Review {
 /// Reviews the candidate as a new object, or as the next version of that of its name. An Ingress that isn't ours
 /// is none of our business.
 pub fn review(translator: &Translator, resources: &Resources, candidate: networking::Ingress) -> Review {
-    let Object::Ingress(mut ingress) = candidate.into() else { return Review::default() };
+    let Object::Ingress(ingress) = candidate.into() else { return Review::default() };
+    let mut ingress = Arc::unwrap_or_clone(ingress);
     if !class::is_ours(&ingress, resources, &translator.settings) {
         return Review::default();
     }
@@ -38,7 +40,7 @@ pub fn review(translator: &Translator, resources: &Resources, candidate: network
     // What isn't there yet is the youngest; without a time it would be the oldest.
     ingress.created = stored.map_or(Some(i64::MAX), |stored| stored.created);
     let parts = Parts::new(&ingress, &translator.settings, resources);
-    let before = translator.ingresses.get(&parts.name);
+    let before = translator.ingresses.get(&parts.name).map(|parts| &**parts);
     let mut found = judge(translator, &parts);
     // A new one is older than nobody.
     if stored.is_some() {
@@ -108,7 +110,7 @@ fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Ve
     for (ingress, located, rule) in &rules {
         let winner = *winners.entry(rule.path.as_ref()).or_insert(rule);
         if ingress.name == parts.name {
-            problems.extend(conflict(host, parts, &located.field, rule, winner));
+            problems.extend(conflict(host, parts, located.field, rule, winner));
         }
     }
     problems
@@ -119,7 +121,8 @@ fn beside<'a>(translator: &'a Translator, parts: &'a Parts, host: &HostPattern) 
     let owner = translator.owner(host);
     let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let others = claims.filter(|name| **name != parts.name && owner.as_ref().is_none_or(|owner| owner.admits(name)));
-    others.filter_map(|name| translator.ingresses.get(name)).chain([parts]).collect()
+    let of = |name| translator.ingresses.get(name).map(|parts| &**parts);
+    others.filter_map(of).chain([parts]).collect()
 }
 
 /// Who decides for the host: who does now, as long as anybody has rules for it that can be used.
@@ -129,7 +132,8 @@ fn decides<'a>(
     host: &HostPattern,
     ingresses: &[&'a Parts],
 ) -> Option<&'a str> {
-    let before = translator.ingresses.get(&parts.name).filter(|before| before.rules_host(host));
+    let before = translator.ingresses.get(&parts.name).map(|parts| &**parts);
+    let before = before.filter(|before| before.rules_host(host));
     let others = ingresses.iter().copied().filter(|other| other.name != parts.name);
     let mut now: Vec<&Parts> = others.chain(before).collect();
     now.sort_by_key(|parts| parts.age());
@@ -208,7 +212,7 @@ fn taken_certificate(translator: &Translator, parts: &Parts, host: &HostPattern)
     let claims = translator.by_host.get(host).into_iter().flat_map(Few::iter).map(|(_, name)| name);
     let admitted = claims.filter(|name| owner.as_ref().is_none_or(|owner| owner.admits(name)));
     let first = |parts| -> Option<(&Parts, &Tls)> { Some((parts, Parts::listing(parts, host).next()?)) };
-    let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(first);
+    let winner = admitted.filter_map(|name| translator.ingresses.get(name)).find_map(|parts| first(parts));
     let Some(winner) = winner.filter(|(winner, _)| winner.name != parts.name).or_else(|| first(parts)) else {
         return Vec::new();
     };
@@ -244,7 +248,7 @@ fn missing(parts: &Parts, resources: &Resources) -> Vec<Problem> {
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
     let backends = parts.backends.iter().filter_map(|(key, field)| {
         let missing = service::find(key, resources).err()?;
-        Some(missing.at(&(object.clone(), field)))
+        Some(missing.at(&(object.clone(), *field)))
     });
     backends.chain(parts.tls.iter().filter_map(|tls| secret_problem(parts, tls, resources))).collect()
 }

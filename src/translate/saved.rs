@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
@@ -32,10 +33,10 @@ type NamedRef<'a, T> = Vec<(&'a ObjectName, T)>;
 
 #[derive(Serialize)]
 struct Saved<'a> {
-    ingresses: Vec<&'a Ingress>,
+    ingresses: Vec<&'a Arc<Ingress>>,
     classes: NamedRef<'a, &'a IngressClass>,
-    services: Vec<&'a Service>,
-    slices: Vec<&'a EndpointSlice>,
+    services: Vec<&'a Arc<Service>>,
+    slices: Vec<&'a Arc<EndpointSlice>>,
     secrets: NamedRef<'a, SavedSecret<'a>>,
     config_maps: NamedRef<'a, &'a BTreeMap<String, String>>,
     namespaces: Vec<&'a ObjectName>,
@@ -44,10 +45,10 @@ struct Saved<'a> {
 /// The same, owned.
 #[derive(Deserialize)]
 struct Loaded {
-    ingresses: Vec<Ingress>,
+    ingresses: Vec<Arc<Ingress>>,
     classes: Named<IngressClass>,
-    services: Vec<Service>,
-    slices: Vec<EndpointSlice>,
+    services: Vec<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
     secrets: Named<LoadedSecret>,
     config_maps: Named<BTreeMap<String, String>>,
     namespaces: Vec<ObjectName>,
@@ -155,7 +156,7 @@ mod tests {
         let mut resources = Resources::default();
         let backend = BackendSpec::Service { name: "juliet".to_owned(), port: PortRef::Number(80) };
         let path = IngressPath { path: Some("/".to_owned()), path_type: "Prefix".to_owned(), backend };
-        resources.apply(Object::Ingress(Ingress {
+        resources.apply(Object::Ingress(Arc::new(Ingress {
             name: ObjectName::new("verona", "juliet"),
             created: Some(1),
             class: Some("portunus".to_owned()),
@@ -164,10 +165,10 @@ mod tests {
             default_backend: None,
             rules: vec![IngressRule { host: "verona.example".to_owned(), paths: vec![path] }],
             tls: vec![IngressTls { hosts: vec![], secret: Some("cert".to_owned()) }],
-        }));
+        })));
         let class = IngressClass { controller: "portunus.dev/ingress-controller".to_owned(), default: true };
         resources.apply(Object::IngressClass(ObjectName::new("", "portunus"), class));
-        resources.apply(Object::EndpointSlice(EndpointSlice {
+        resources.apply(Object::EndpointSlice(Arc::new(EndpointSlice {
             name: ObjectName::new("verona", "juliet-1"),
             service: "juliet".to_owned(),
             ports: vec![SlicePort { name: String::new(), port: Some(8080) }],
@@ -177,7 +178,7 @@ mod tests {
                 serving: true,
                 terminating: false,
             }],
-        }));
+        })));
         let made = rcgen::generate_simple_self_signed(["verona.example".to_owned()]).unwrap();
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         let (certificate, key) = (certificate.into_bytes(), key.into_bytes());

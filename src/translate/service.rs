@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Settings;
+use super::field::Field;
 use super::object::{EndpointSlice, Service, ServicePort};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
@@ -13,12 +14,12 @@ use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol, Seed, Sessi
 const ENDPOINTS_MAX: usize = 65_535;
 
 /// Someone who names a backend: an Ingress and the field.
-pub(super) type Referrer<'a> = (ObjectRef, &'a str);
+pub(super) type Referrer = (ObjectRef, Field);
 
 /// `sessions` is whether some of them keep theirs.
 pub(super) fn backend(
     key: &BackendKey,
-    referrers: &[Referrer],
+    referrers: impl Iterator<Item = Referrer>,
     sessions: bool,
     resources: &Resources,
     settings: &Settings,
@@ -35,7 +36,7 @@ pub(super) fn backend(
     let mut problems = Vec::new();
     let (service, port) = match find(key, resources) {
         Ok(found) => found,
-        Err(missing) => return (backend, referrers.iter().map(|referrer| missing.at(referrer)).collect()),
+        Err(missing) => return (backend, referrers.map(|referrer| missing.at(&referrer)).collect()),
     };
     let object = ObjectRef::new(Kind::Service, &service.name);
     match options.protocol.or_else(|| protocol(port.app_protocol.as_deref())) {
@@ -99,7 +100,12 @@ pub(super) struct Missing {
 impl Missing {
     pub(super) fn at(&self, (object, at): &Referrer) -> Problem {
         // An annotation has no fields below it.
-        let field = if at.ends_with(']') { (*at).to_owned() } else { format!("{at}.{}", self.field) };
+        let field = match at {
+            Field::ErrorBackend => at.to_string(),
+            Field::Rule(_) | Field::Path(..) | Field::DefaultBackend | Field::Tls(_) => {
+                format!("{}.{}", at.backend(), self.field)
+            }
+        };
         Problem::new(object.clone(), field, self.what.clone(), self.fix)
     }
 }

@@ -107,6 +107,10 @@ impl Default for Hsts {
 
 impl Hsts {
     pub(super) fn value(&self) -> Option<HeaderValue> {
+        // Thousands of hosts have it, and no memory for it.
+        if *self == Self::default() {
+            return Some(HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+        }
         let subdomains = if self.include_subdomains { "; includeSubDomains" } else { "" };
         let preload = if self.preload { "; preload" } else { "" };
         let text = format!("max-age={}{subdomains}{preload}", self.max_age);

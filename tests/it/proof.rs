@@ -2,6 +2,8 @@
 //! `make proof` (`PORTUNUS_SCALE=full`), which prints what was measured beside its goal. Only counts,
 //! order, bytes and generous memory bounds are asserted, never a time.
 
+mod changes;
+
 use std::io::{Read, Write};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,7 +32,7 @@ fn report(what: &str, values: &[f64], unit: &str, goal: &str) {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
     println!(
-        "{what}: median {:.1} {unit} (min {:.1}, p99 {:.1}, max {:.1}; n = {}); goal: {goal}",
+        "{what}: median {:.2} {unit} (min {:.2}, p99 {:.2}, max {:.2}; n = {}); goal: {goal}",
         at(0.5),
         at(0.0),
         at(0.99),

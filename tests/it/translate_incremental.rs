@@ -57,6 +57,7 @@ proptest! {
         let mut resources = Resources::default();
         let mut translator = Translator::new(settings.clone());
         let mut history = History::default();
+        let mut problems = Vec::new();
         for step in &steps {
             // The events of a step are taken up at once.
             for event in step {
@@ -67,9 +68,13 @@ proptest! {
             let changed = translator.update(&mut resources);
             let after = translator.snapshot();
             names_what_differs(&before, after, &changed)?;
-            let anew = translate(&mut history.resources(), &settings);
-            prop_assert_eq!(after, &anew.snapshot);
-            prop_assert_eq!(translator.problems(), anew.problems);
+            let mut anew = Translator::new(settings.clone());
+            anew.update(&mut history.resources());
+            prop_assert_eq!(after, anew.snapshot());
+            prop_assert_eq!(translator.problems(), anew.problems());
+            prop_assert_eq!(translator.external_names(), anew.external_names());
+            prop_assert!(translator.take_problems_changed() || problems == anew.problems(), "{:?}", problems);
+            problems = anew.problems();
         }
     }
 

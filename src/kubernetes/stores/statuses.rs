@@ -12,6 +12,8 @@ use crate::model::ObjectName;
 pub struct Statuses {
     pub(super) all: BTreeMap<ObjectName, Rc<[Address]>>,
     last: Rc<[Address]>,
+    /// Those that say something else than when they were last taken.
+    changed: Vec<ObjectName>,
 }
 
 impl Statuses {
@@ -19,7 +21,16 @@ impl Statuses {
         self.all.get(ingress).map_or(&[], |addresses| addresses)
     }
 
+    /// The Ingresses that say something else since the last call.
+    pub fn take_changed(&mut self) -> Vec<ObjectName> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(super) fn set(&mut self, ingress: ObjectName, addresses: &[Address]) {
+        if self.of(&ingress) == addresses {
+            return;
+        }
+        self.changed.push(ingress.clone());
         if addresses.is_empty() {
             self.all.remove(&ingress);
             return;

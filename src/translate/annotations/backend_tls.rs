@@ -90,7 +90,7 @@ fn name(text: &str) -> Option<Box<str>> {
         return Some(address.to_string().into());
     }
     match HostPattern::parse(text) {
-        Ok(HostPattern::Exact(name)) => Some(name),
+        Ok(HostPattern::Exact(name)) => Some((*name).into()),
         Ok(HostPattern::Wildcard(_) | HostPattern::Any) | Err(_) => None,
     }
 }

@@ -127,8 +127,8 @@ impl Behaviour {
 
     /// All of a rule's requests go to this backend, or its other form.
     pub(super) fn send_to(&self, backend: BackendKey) -> BackendRef {
-        let options = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
-        let secure = self.secure_options.as_ref().map(options);
+        let key = |options: &Arc<BackendOptions>| BackendKey { options: Some(options.clone()), ..backend.clone() };
+        let secure = self.secure_options.as_ref().map(key).map(Box::new);
         BackendRef { backend, weight: 1, secure }
     }
 }

@@ -3,6 +3,7 @@
 //! polls or blocks for an event and gives up at `PATIENCE`.
 #![allow(clippy::needless_pass_by_value, reason = "builders take what is at hand: a text, a number, a builder")]
 
+pub mod api_server;
 pub mod backend;
 pub mod certificates;
 pub mod command;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use super::command::{Output, command, wait};
 use super::folder::Folder;
@@ -18,6 +19,19 @@ pub struct Portunus {
     pub admin: SocketAddr,
     pub stderr: Output,
     pub stdout: Output,
+}
+
+/// Time on a processor: of the control thread, which is the main one, and of all others, the workers'.
+#[derive(Clone, Copy, Default)]
+pub struct Threads {
+    pub main: Duration,
+    pub others: Duration,
+}
+
+impl Threads {
+    pub fn since(self, before: &Self) -> Self {
+        Self { main: self.main.saturating_sub(before.main), others: self.others.saturating_sub(before.others) }
+    }
 }
 
 /// What every test wants, unless it says otherwise.
@@ -42,8 +56,19 @@ impl Portunus {
 
     /// By a command to which only the arguments are missing.
     #[track_caller]
-    pub fn serve_by(mut command: Command, folder: &Folder, flags: &[&str]) -> Self {
-        command.arg("serve").arg("--manifests").arg(folder.path()).args(flags);
+    pub fn serve_by(command: Command, folder: &Folder, flags: &[&str]) -> Self {
+        Self::start(command, &["--manifests", folder.path().to_str().expect("a path")], flags)
+    }
+
+    /// With its objects from where `source` says.
+    #[track_caller]
+    pub fn serve_with_flags(source: &[&str], flags: &[&str]) -> Self {
+        Self::start(command(), source, flags)
+    }
+
+    #[track_caller]
+    fn start(mut command: Command, source: &[&str], flags: &[&str]) -> Self {
+        command.arg("serve").args(source).args(flags);
         for (flag, value) in USUAL.iter().filter(|(flag, _)| !flags.contains(flag)) {
             command.args([flag, value]);
         }
@@ -180,6 +205,21 @@ impl Portunus {
         let text = status.lines().find_map(|text| text.strip_prefix(line)).expect("a line of status");
         let kib = text.trim().split(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number");
         kib << 10
+    }
+
+    /// The time on a processor so far.
+    #[track_caller]
+    pub fn threads(&self) -> Threads {
+        let mut threads = Threads::default();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("threads") {
+            let path = task.expect("a thread").path();
+            // A thread may end meanwhile.
+            let Ok(text) = std::fs::read_to_string(path.join("schedstat")) else { continue };
+            let nanoseconds = text.split(' ').next().and_then(|text| text.parse().ok()).expect("nanoseconds");
+            let is_main = path.ends_with(self.pid().to_string());
+            *(if is_main { &mut threads.main } else { &mut threads.others }) += Duration::from_nanos(nanoseconds);
+        }
+        threads
     }
 
     /// Sends SIGTERM.
