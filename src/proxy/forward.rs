@@ -2,7 +2,6 @@
 //! endpoint, because it could not be connected or a kept-alive connection was gone, is sent to another, whatever
 //! its method; that is no retry. One that an endpoint took and did not answer is sent once more where
 //! [`super::attempts`] allows it.
-#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use std::future::poll_fn;
 use std::net::IpAddr;

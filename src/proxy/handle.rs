@@ -1,6 +1,5 @@
 //! A request, from its head to its answer's head: load the table once, decide, act. [`decide`] is pure; all
 //! that touches a socket is in `forward`.
-#![expect(clippy::result_large_err, reason = "an exchange is moved in both cases; a box would be an allocation")]
 
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -63,7 +63,9 @@ async fn send_http1(
     exchange: &Exchange,
 ) -> Result<Answer, SendError> {
     let wait = Wait::begin(timer, exchange);
-    request.iter_mut().for_each(to_http1);
+    if let Some(request) = request {
+        to_http1(request);
+    }
     let message = request.take().expect("a request is sent once, or comes back");
     // Nobody but ourselves completes it, so that nobody has to wake us for it.
     let mut quiet = Context::from_waker(Waker::noop());
@@ -105,7 +107,9 @@ async fn send_http2(
         Some(Err(_)) => return Err(SendError::Unsent),
         Some(Ok(())) => {}
     }
-    request.iter_mut().for_each(|request| to_http2(request, exchange.connection.secure));
+    if let Some(request) = request {
+        to_http2(request, exchange.connection.secure);
+    }
     let message = request.take().expect("a request is sent once, or comes back");
     let mut sending = pin!(connection.sender.try_send_request(message));
     let sent = poll_fn(|context| wait.or_over(sending.as_mut().poll(context), context)).await;

@@ -47,9 +47,9 @@ impl Rounds {
                 // Wakes this task after the runtime has looked at its sockets again.
                 let _ = pin!(tokio::task::yield_now()).poll(context);
             }
-            Poll::Pending
+            Poll::<()>::Pending
         })
-        .await
+        .await;
     }
 
     /// Wakes this task after so many rounds, and says which that is.

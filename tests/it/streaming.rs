@@ -39,7 +39,7 @@ fn a_body_streams_while_it_is_sent() {
 fn small_chunks_that_come_together_leave_together() {
     let backend = Backend::new(|exchange| {
         let chunks = "1\r\nx\r\n".repeat(300);
-        exchange.write(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"));
+        exchange.write(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"));
     });
     let (_folder, portunus) = one_worker(&backend);
     let mut client = Connection::open(portunus.http);
