@@ -236,6 +236,13 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
         let accepted = metrics.sum(|cells| cells.accepted[index].read());
         ConstCounter::new(accepted).encode(family.encode_family(&[("listener", *listener)])?)?;
     }
+    let help = "Open client connections by worker";
+    let mut family = encoder.encode_descriptor("worker_connections", help, None, MetricType::Gauge)?;
+    for (worker, cells) in metrics.workers.lock().expect("no holder panics").iter().enumerate() {
+        let of = |cells: &[Cell]| cells.iter().map(Cell::read).sum::<u64>();
+        let open = of(&cells.accepted).saturating_sub(of(&cells.closed));
+        ConstGauge::new(open).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+    }
     Ok(())
 }
 

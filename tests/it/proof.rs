@@ -357,6 +357,29 @@ fn idle_connections_take_little_memory() {
     idle_connections(&portunus, connections, ("TLS", 20), || client.connect(portunus.https, "a.test").0);
 }
 
+/// The kernel spreads them by a hash of their addresses, so that chance has the last word: of 1,000 over two workers,
+/// more than 600 for one come once in a billion bursts, and more than 150 of 200 even less often.
+#[test]
+fn a_burst_of_connections_is_spread_over_the_workers() {
+    let connections = scale(200, 1_000);
+    let backend = Backend::named("a");
+    let portunus = Portunus::serve_with(&Folder::to(&backend), &["--workers", "2"]);
+    let mut burst: Vec<_> = (0..connections).map(|_| Connection::open(portunus.http)).collect();
+    for connection in &mut burst {
+        assert_eq!(connection.get("a.test", "/").status, 200);
+    }
+    let of = |worker: &str| portunus.metric("portunus_worker_connections", &[worker]);
+    let open = ["worker=\"0\"", "worker=\"1\""].map(of);
+    let all = f64::from(connections);
+    let mean = all / 2.0;
+    println!(
+        "a burst of {connections} connections: {open:?}, {:.2} of the mean; goal: 1.20",
+        open[0].max(open[1]) / mean
+    );
+    assert_eq!(open[0] + open[1], all);
+    assert!(open[0].max(open[1]) <= mean * scale(1.5, 1.2));
+}
+
 /// Connections that did a request each, and then nothing; `goal` is in KiB for each.
 fn idle_connections<S: Read + Write>(
     portunus: &Portunus,
