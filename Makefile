@@ -1,7 +1,7 @@
 # `make` prints what there is. The bodies are in scripts/.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run build quick test scenarios cluster proof bench fmt lint deny clean
+.PHONY: help run build quick test scenarios cluster proof pgo bench fmt lint deny clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,12 @@ proof: ## the same scenarios at full size, with times, rates and memory beside t
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full PORTUNUS_CLUSTER_WITHOUT=kube-proxy,coredns scripts/scenarios.sh scale:: --nocapture
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full scripts/scenarios.sh --skip scale:: --nocapture
 
-bench: build ## side by side with nginx, HAProxy, Envoy, Pingora, Traefik and Caddy; writes docs/bench (45 minutes)
+pgo: ## the fastest binary: target/pgo/portunus, optimised by a profile of the load bench's traffic
 	bash benches/load/setup.sh
-	python3 benches/load/run.py --publish --rules 10000
+	scripts/pgo.sh
+
+bench: build pgo ## side by side with nginx, HAProxy, Envoy, Pingora, Traefik and Caddy; writes docs/bench (an hour)
+	python3 benches/load/run.py --publish --rules 10000 --portunus target/pgo/portunus --baseline target/release/portunus
 
 fmt: ## format the code
 	cargo fmt

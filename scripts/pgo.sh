@@ -23,4 +23,5 @@ python3 benches/load/run.py --portunus "$binary" --peers portunus,portunus-filte
     --cases h1,tls,h2,handshake,body --pairs 1 --duration 3
 "$profdata" merge -o "$profiles/merged.profdata" "$profiles"/*.profraw
 RUSTFLAGS="-Cprofile-use=$profiles/merged.profdata" cargo build --release --target "$host"
-echo "$binary"
+cp "$binary" "$CARGO_TARGET_DIR/portunus"
+echo "$CARGO_TARGET_DIR/portunus"

@@ -9,6 +9,10 @@ missing=()
 for pair in nginx:nginx haproxy:haproxy wrk:wrk h2load:nghttp2-client nghttp:nghttp2-client openssl:openssl taskset:util-linux; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# For scripts/pgo.sh, of the compiler's own LLVM.
+llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+command -v "llvm-profdata-$llvm" "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata >/dev/null || missing+=("llvm-$llvm")
+command -v valgrind >/dev/null || missing+=(valgrind) # for instructions.py
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 if ((${#missing[@]})); then
   if [[ $(id -u) != 0 ]]; then
