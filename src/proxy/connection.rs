@@ -238,12 +238,12 @@ enum Left {
 async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left) {
     let worker = &connection.worker;
     let service = service_fn(|request| handle(connection.clone(), request));
+    let limits = worker.settings.limits;
     let mut builder = http1::Builder::new();
     // hyper keeps its own 100 on the stack, and any number that it is told on the heap.
-    if worker.settings.limits.header_count_max != 100 {
-        builder.max_headers(worker.settings.limits.header_count_max.max(1));
+    if limits.header_count_max != 100 {
+        builder.max_headers(limits.header_count_max.max(1));
     }
-    let limits = worker.settings.limits;
     let head_bytes_max = HTTP1_HEAD_BYTES.max(limits.header_bytes_max + limits.target_bytes_max);
     let mut http = builder
         .max_header_size(head_bytes_max)

@@ -268,11 +268,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
 
 /// Removes the fields that `Connection` names.
 fn remove_told(headers: &mut HeaderMap) {
-    let option = |value: &HeaderValue| {
-        value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
-    };
-    // Most have only this, which names no field but `Keep-Alive`, and that goes in any case.
-    if headers.get_all(header::CONNECTION).iter().all(option) {
+    // Most have only this, and its field goes in any case.
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    if values.all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive")) {
         return;
     }
     let told = Seen(Seen::FORWARDING.0 | Seen::CLIENT_CERTIFICATE.0);
