@@ -1,6 +1,6 @@
 //! The direction of imports, as ARCHITECTURE.md has it, and what else is kept out of where: Kubernetes' types
 //! out of all but the providers and `translate`, tokio and hyper out of what is pure, the environment out of all
-//! but `config.rs`, globs of the crate's root out of everything, and more than 400 lines of code out of a file.
+//! but `config`, globs of the crate's root out of everything, and more than 400 lines of code out of a file.
 //! Sources are read as tokens, so that nested `use` trees and paths within code count, and comments and strings
 //! don't. If a border proves wrong: change ARCHITECTURE.md, this table and the code in one commit, and say why.
 
@@ -429,7 +429,7 @@ const ROWS: &[Row] = &[
         &[(1, "translate may not import tls")],
     ),
     ("metrics.rs", "use crate::model::Host;", &[(1, "metrics may not import model")]),
-    ("config.rs", "use crate::app;\nuse crate::balance::Policy;", &[(1, "config may not import app")]),
+    ("config/mod.rs", "use crate::app;\nuse crate::balance::Policy;", &[(1, "config may not import app")]),
     ("router/mod.rs", "use crate::{model as m, model::{Rule as R, Host}};", &[]),
     ("app.rs", "use crate::config::Config;\nuse crate::{admin, proxy};", &[]),
     ("main.rs", "use portunus::{app, cli};", &[]),
@@ -464,7 +464,7 @@ const ROWS: &[Row] = &[
         "fn f() { std::env::var(\"A\"); }\nuse std::{env, fs};",
         &[(1, "app may not read the environment; config does"), (2, "app may not read the environment; config does")],
     ),
-    ("config.rs", "use std::env::var;", &[]),
+    ("config/values.rs", "use std::env::var;", &[]),
     ("app.rs", "const VERSION: &str = env!(\"CARGO_PKG_VERSION\");", &[]),
 ];
 
