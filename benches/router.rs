@@ -38,11 +38,11 @@ fn in_paths(rule: usize) -> (String, String) {
 fn table(size: usize, place: Place) -> Arc<Table> {
     let service = ObjectName::new("default", "app");
     let key = BackendKey { service: service.clone(), port: PortRef::Number(80), options: None };
-    let mut hosts: BTreeMap<HostPattern, Vec<Rule>> = BTreeMap::new();
+    let mut hosts: BTreeMap<HostPattern, Vec<Arc<Rule>>> = BTreeMap::new();
     for rule in 0..size {
         let (host, path) = place(rule);
         let pattern = HostPattern::parse(&host).expect("a name");
-        hosts.entry(pattern).or_default().push(Rule {
+        hosts.entry(pattern).or_default().push(Arc::new(Rule {
             source: service.clone(),
             path: Some(PathMatch::new(PathKind::Prefix, &path)),
             pattern: None,
@@ -52,9 +52,9 @@ fn table(size: usize, place: Place) -> Arc<Table> {
             canary: None,
             hash_by: None,
             filters: Vec::new(),
-        });
+        }));
     }
-    let host = |(pattern, rules): (HostPattern, Vec<Rule>)| {
+    let host = |(pattern, rules): (HostPattern, Vec<Arc<Rule>>)| {
         (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: None }))
     };
     let backend = Backend {

@@ -36,7 +36,7 @@ pub struct InvalidHost {
 pub struct Host {
     pub pattern: HostPattern,
     /// Oldest Ingress first; no two rules have the same match.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     /// The Secret whose certificate is served for this name; `None` is the default certificate.
     pub certificate: Option<ObjectName>,
     /// What is asked of clients' certificates; `None` asks for none.

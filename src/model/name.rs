@@ -1,5 +1,6 @@
 //! The name of a namespaced object, `namespace/name`, as logs, metrics and flags write it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,8 +16,19 @@ pub struct ObjectName {
 
 impl ObjectName {
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self { namespace: shared(namespace), name: name.into() }
     }
+}
+
+/// A namespace's name. Objects come by namespace: those of one share its name.
+fn shared(namespace: &str) -> Arc<str> {
+    thread_local!(static LAST: RefCell<Arc<str>> = RefCell::new("".into()));
+    LAST.with_borrow_mut(|last| {
+        if **last != *namespace {
+            *last = namespace.into();
+        }
+        last.clone()
+    })
 }
 
 impl fmt::Display for ObjectName {

@@ -18,7 +18,7 @@ use crate::model::{Host, HostMap, Rule};
 /// The compiled rules of one host.
 #[derive(Debug)]
 pub struct HostRoutes<R> {
-    routes: Vec<R>,
+    routes: Box<[R]>,
     matcher: Matcher,
 }
 
@@ -30,10 +30,10 @@ enum Matcher {
 
 impl<R> HostRoutes<R> {
     /// Compiles the rules of a host, in their order; `route` makes what each leads to.
-    pub fn new(host: &Host, route: impl FnMut(&Rule) -> R) -> Self {
+    pub fn new(host: &Host, mut route: impl FnMut(&Rule) -> R) -> Self {
         let paths = || Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
         let matcher = Regexes::new(&host.rules).map_or_else(|| Matcher::Paths(paths()), Matcher::Regexes);
-        Self { routes: host.rules.iter().map(route).collect(), matcher }
+        Self { routes: host.rules.iter().map(|rule| route(rule)).collect(), matcher }
     }
 
     /// The route of a path in normal form.

@@ -19,14 +19,14 @@ pub struct Regexes {
 
 impl Regexes {
     /// Takes the rules of a host whose paths are regular expressions; `None` if they aren't.
-    pub fn new(rules: &[Rule]) -> Option<Self> {
-        let is_regex = |rule: &Rule| rule.path.as_ref().is_some_and(|path| path.kind == PathKind::Regex);
+    pub fn new(rules: &[Arc<Rule>]) -> Option<Self> {
+        let is_regex = |rule: &Arc<Rule>| rule.path.as_ref().is_some_and(|path| path.kind == PathKind::Regex);
         if !rules.iter().any(is_regex) {
             return None;
         }
         // The path as it is written has its place, also where less than it is compared.
         let text = |index: usize| rules[index].path.as_ref().map_or("", |path| &path.value);
-        let compiled = |(index, rule): (usize, &Rule)| Some((rule.pattern.clone()?, index));
+        let compiled = |(index, rule): (usize, &Arc<Rule>)| Some((rule.pattern.clone()?, index));
         let mut all: Vec<(Arc<PathPattern>, usize)> = rules.iter().enumerate().filter_map(compiled).collect();
         all.sort_by(|(_, one), (_, other)| {
             let rank = |index: usize| Reverse(text(index).len());
@@ -54,9 +54,9 @@ mod tests {
 
     #[test]
     fn a_path_has_its_place_by_what_is_written_also_if_less_is_compared() {
-        let rule = |text: &str, pattern: PathPattern| Rule {
-            pattern: Some(Arc::new(pattern)),
-            ..Rule::new(ObjectName::new("verona", "shop"), Some(PathMatch::new(PathKind::Regex, text)))
+        let rule = |text: &str, pattern: PathPattern| {
+            let path = Some(PathMatch::new(PathKind::Regex, text));
+            Arc::new(Rule { pattern: Some(Arc::new(pattern)), ..Rule::new(ObjectName::new("verona", "shop"), path) })
         };
         let rules = [
             rule("/admin/open", PathPattern::new("/admin/open").unwrap()),

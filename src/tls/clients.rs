@@ -259,7 +259,7 @@ mod tests {
                 pass_certificate: false,
             })
         });
-        let rules = vec![Rule::new(ObjectName::new("a", "b"), None)];
+        let rules = vec![Arc::new(Rule::new(ObjectName::new("a", "b"), None))];
         (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: settings }))
     }
 

@@ -16,7 +16,7 @@ pub(super) fn is_ours(ingress: &Ingress, resources: &Resources, settings: &Setti
     // Either may name our class without an IngressClass object, as in a folder of three manifests.
     if let Some(class) = ingress.class.as_ref().or(ingress.legacy_class.as_ref()) {
         let object = resources.classes.get(&ObjectName::new("", class));
-        return object.map_or(*class == settings.class, |class| ours(&class.controller));
+        return object.map_or(**class == *settings.class, |class| ours(&class.controller));
     }
     let default = resources.classes.values().any(|class| class.default && ours(&class.controller));
     default || settings.without_class || (resources.classes.is_empty() && settings.without_any_class)
@@ -31,12 +31,12 @@ mod tests {
         Ingress {
             name: ObjectName::new("a", "b"),
             created: None,
-            class: class.map(str::to_owned),
-            legacy_class: legacy.map(str::to_owned),
-            annotations: vec![],
+            class: class.map(Into::into),
+            legacy_class: legacy.map(Into::into),
+            annotations: [].into(),
             default_backend: None,
-            rules: vec![],
-            tls: vec![],
+            rules: [].into(),
+            tls: [].into(),
         }
     }
 

@@ -8,12 +8,12 @@ use super::annotations::PREFIX;
 /// Written as `kubectl explain` writes it, with indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
-    Rule(usize),
+    Rule(u32),
     /// Of a rule, one of its paths.
-    Path(usize, usize),
+    Path(u32, u32),
     DefaultBackend,
     /// A TLS block.
-    Tls(usize),
+    Tls(u32),
     /// The annotation `default-backend`.
     ErrorBackend,
 }

@@ -52,7 +52,7 @@ pub(super) fn alias(
 /// What is the same for a host and its aliases.
 struct Rules {
     /// With how their requests get to https.
-    rules: Vec<(Rule, Https)>,
+    rules: Vec<(Arc<Rule>, Https)>,
     client_certificates: Option<Arc<ClientCertificates>>,
 }
 
@@ -62,7 +62,7 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     let Together { rules: all, mut shut, mut problems, warnings } =
         paths::read_together(pattern, decider, all.collect());
     problems.extend(warnings);
-    let mut rules: Vec<(Rule, Https)> = Vec::new();
+    let mut rules: Vec<(Arc<Rule>, Https)> = Vec::new();
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
     // Others may not fill the host up.
     let (mut own, mut of_others) = (0, 0);
@@ -82,7 +82,7 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
             } else {
                 *count += usize::from(rule.pattern.is_some());
                 winners.insert(rule.path.as_ref(), rule);
-                rules.push((rule.clone().into_owned(), parts.https));
+                rules.push((rule.clone(), parts.https));
             }
         }
     }
@@ -93,12 +93,13 @@ fn rules(pattern: &HostPattern, ingresses: &[&Parts]) -> (Rules, Vec<Problem>) {
     problems.extend(of_clients);
     let is_shut = |rule: &Rule| shut.contains(&*rule.source.namespace) && is_private(rule);
     for (rule, _) in rules.iter_mut().filter(|(rule, _)| closed.has(rule) || is_shut(rule)) {
+        let rule = Arc::make_mut(rule);
         rule.backends.clear();
         rule.filters.clear();
     }
     // Nobody gets past a closed rule by way of its canary.
-    for (rule, _) in rules.iter_mut().filter(|(rule, _)| rule.backends.is_empty()) {
-        rule.canary = None;
+    for (rule, _) in rules.iter_mut().filter(|(rule, _)| rule.backends.is_empty() && rule.canary.is_some()) {
+        Arc::make_mut(rule).canary = None;
     }
     (Rules { rules, client_certificates: settings }, problems)
 }
@@ -145,7 +146,7 @@ fn finish(
     let speaks_tls = certificate.is_some()
         || ingresses.iter().any(|parts| parts.listing(pattern).next().is_some() || parts.speaks_tls.contains(pattern));
     let of_tls = speaks_tls.then(|| settings.hsts.value()).flatten().map(|value| Filter::Hsts(Hsts(value)));
-    let with_filters = |(mut rule, https): (Rule, Https)| {
+    let with_filters = |(mut rule, https): (Arc<Rule>, Https)| {
         if rule.backends.is_empty() {
             return rule;
         }
@@ -155,9 +156,13 @@ fn finish(
                 preserve_trailing_slash: https.preserve_trailing_slash,
             })
         });
-        rule.filters.extend(redirect.into_iter().chain(of_tls.clone()));
-        rule.filters.sort_by_key(Filter::phase);
-        rule.filters.shrink_to_fit();
+        let more: Vec<Filter> = redirect.into_iter().chain(of_tls.clone()).collect();
+        if !more.is_empty() {
+            let filters = &mut Arc::make_mut(&mut rule).filters;
+            filters.extend(more);
+            filters.sort_by_key(Filter::phase);
+            filters.shrink_to_fit();
+        }
         rule
     };
     let mut all = Vec::with_capacity(rules.len());
@@ -245,15 +250,15 @@ fn closed_by(pattern: &HostPattern, ingresses: &[&Parts], first: &Parts) -> impl
 /// are of one namespace.
 fn add_canary(
     pattern: &HostPattern,
-    rules: &mut [(Rule, Https)],
+    rules: &mut [(Arc<Rule>, Https)],
     parts: &Parts,
     located: &Located,
     canary: &Rule,
 ) -> Option<Problem> {
     let rule = rules.iter_mut().map(|(rule, _)| rule).find(|rule| rule.path == canary.path);
-    let problem = no_canary(pattern, rule.as_deref(), parts, located, canary);
+    let problem = no_canary(pattern, rule.as_deref().map(|rule| &**rule), parts, located, canary);
     if let Some(rule) = rule.filter(|_| problem.is_none()) {
-        rule.canary.clone_from(&canary.canary);
+        Arc::make_mut(rule).canary.clone_from(&canary.canary);
     }
     problem
 }

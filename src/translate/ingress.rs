@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use super::Settings;
 use super::aliases::ALIAS;
 use super::annotations::{self, Behaviour, ClientsAsked, Https, Sessions};
@@ -16,18 +18,19 @@ use super::resources::Resources;
 use crate::filter::{Filter, Redirect, RedirectTarget};
 use crate::model::{BackendKey, BackendTls, Canary, HostPattern, InvalidHost, ObjectName, Rule};
 
-/// One Ingress of ours, ready to be merged with others.
+/// One Ingress of ours, ready to be merged with others. There are many, and most have none of most things: those lists
+/// take one word while they are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parts {
     pub(super) name: ObjectName,
     pub(super) created: Option<i64>,
     /// By host; those of one host in the order of the Ingress.
     pub(super) rules: Vec<(HostPattern, Located)>,
-    pub(super) tls: Vec<Tls>,
+    pub(super) tls: ThinVec<Tls>,
     /// The hosts that are listed, each with the place in `tls` that lists it; sorted.
-    pub(super) listed: Vec<(HostPattern, usize)>,
+    pub(super) listed: ThinVec<(HostPattern, usize)>,
     /// Hosts of TLS blocks that leave the certificate to the operator. They are not claimed by it.
-    pub(super) speaks_tls: BTreeSet<HostPattern>,
+    pub(super) speaks_tls: ThinVec<HostPattern>,
     /// Each backend, and the first field that names it; sorted.
     pub(super) backends: Vec<(BackendKey, Field)>,
     /// Its annotations keep somebody out.
@@ -39,22 +42,23 @@ pub(super) struct Parts {
     /// How its requests get from http to https.
     pub(super) https: Https,
     /// More names for its hosts, sorted.
-    pub(super) aliases: Vec<HostPattern>,
+    pub(super) aliases: ThinVec<HostPattern>,
     /// What is asked of clients' certificates, for all its hosts.
     pub(super) clients: ClientsAsked,
     /// How its backends are spoken to over TLS.
     pub(super) backend_tls: Option<Arc<BackendTls>>,
     /// What annotations name, be it there or not.
-    pub(super) references: BTreeSet<ObjectRef>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) references: ThinVec<ObjectRef>,
+    pub(super) problems: ThinVec<Problem>,
     /// Problems that take nothing out of service.
-    pub(super) warnings: Vec<Problem>,
+    pub(super) warnings: ThinVec<Problem>,
 }
 
 /// A rule and the field it stands in.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located {
-    pub(super) rule: Rule,
+    /// Shared with the host, where that has nothing to add.
+    pub(super) rule: Arc<Rule>,
     pub(super) field: Field,
     /// Stands for rules that can't be used, so that the host is not somebody else's.
     pub(super) holds: bool,
@@ -94,27 +98,27 @@ impl Parts {
             name: ingress.name.clone(),
             created: ingress.created,
             rules: Vec::new(),
-            tls: Vec::new(),
-            listed: Vec::new(),
-            speaks_tls: BTreeSet::new(),
+            tls: ThinVec::new(),
+            listed: ThinVec::new(),
+            speaks_tls: ThinVec::new(),
             backends: Vec::new(),
             restricts: false,
             is_canary: false,
             affinity: false,
             https: Https::default(),
-            aliases: Vec::new(),
+            aliases: ThinVec::new(),
             clients: ClientsAsked::default(),
             backend_tls: None,
-            references: BTreeSet::new(),
-            problems: Vec::new(),
-            warnings: Vec::new(),
+            references: ThinVec::new(),
+            problems: ThinVec::new(),
+            warnings: ThinVec::new(),
         };
         let behaviour = parts.read_annotations(ingress, resources, settings);
-        for (index, rule) in ingress.rules.iter().enumerate() {
+        for (index, rule) in (0..).zip(&ingress.rules) {
             let (place, field) = (index, Field::Rule(index));
             let Some(host) = parts.host(&rule.host, format!("{field}.host")) else { continue };
             let before = parts.rules.len();
-            for (index, path) in rule.paths.iter().enumerate() {
+            for (index, path) in (0..).zip(&rule.paths) {
                 parts.path(&host, path, &behaviour, Field::Path(place, index));
             }
             // A host that was named belongs to its rule, even if no path of it can be used: nothing less exact
@@ -274,13 +278,13 @@ impl Parts {
         let fix = format!("{fix}; access is restricted there, so requests for what begins like it get 503");
         self.problem(inner, what, fix);
         let rule = Rule { pattern, ..Rule::new(self.name.clone(), Some(matched)) };
-        self.rules.push((host.clone(), Located { rule, field, holds: false, written }));
+        self.rules.push((host.clone(), Located { rule: Arc::new(rule), field, holds: false, written }));
     }
 
     fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: Field) -> Option<BackendKey> {
         match backend {
             BackendSpec::Service { name, port } => {
-                let service = ObjectName { namespace: self.name.namespace.clone(), name: name.as_str().into() };
+                let service = ObjectName { namespace: self.name.namespace.clone(), name: (**name).into() };
                 let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
                 if let Some(options) = &behaviour.secure_options {
                     let secure = BackendKey { options: Some(options.clone()), ..key.clone() };
@@ -291,7 +295,7 @@ impl Parts {
             }
             BackendSpec::Unusable { field: inner, what } => {
                 let fix = "name a Service and one of its ports; requests get 503";
-                self.problem(format!("{}.{inner}", field.backend()), what, fix);
+                self.problem(format!("{}.{inner}", field.backend()), &**what, fix);
                 None
             }
         }
@@ -328,6 +332,7 @@ impl Parts {
         };
         let rewrite = pattern.as_ref().and_then(|pattern| behaviour.paths.rewrite(pattern));
         let mut filters: Vec<Filter> = behaviour.filters.iter().cloned().chain(rewrite).collect();
+        filters.sort_by_key(Filter::phase);
         if behaviour.closed {
             filters.clear();
         }
@@ -349,7 +354,7 @@ impl Parts {
             path,
             pattern,
         };
-        self.rules.push((host, Located { rule, field, holds: false, written }));
+        self.rules.push((host, Located { rule: Arc::new(rule), field, holds: false, written }));
     }
 
     /// The host with or without `www.` sends to this one, if nobody has a rule for it.
@@ -367,14 +372,15 @@ impl Parts {
             let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
             let mut rule = Rule::new(self.name.clone(), None);
             rule.filters = vec![Filter::Redirect(redirect)];
-            self.rules.push((other, Located { rule, field, holds: true, written: Written::none(false) }));
+            self.rules
+                .push((other, Located { rule: Arc::new(rule), field, holds: true, written: Written::none(false) }));
         }
     }
 
     fn read_annotations(&mut self, ingress: &Ingress, resources: &Resources, settings: &Settings) -> Behaviour {
         let annotations::Read { behaviour, references, problems, warnings } =
             annotations::read(ingress, resources, settings);
-        self.references = references;
+        self.references = references.into_iter().collect();
         self.clients = behaviour.clients.clone();
         self.backend_tls.clone_from(&behaviour.backend_tls);
         // A canary's backends know the sessions of the Ingress that it is the alternative of.
@@ -382,7 +388,7 @@ impl Parts {
         self.restricts = behaviour.restricts();
         self.affinity = behaviour.sessions.is_some() || behaviour.alternative.is_some();
         self.https = behaviour.https;
-        self.aliases.clone_from(&behaviour.aliases);
+        self.aliases = behaviour.aliases.iter().cloned().collect();
         self.problems.extend(problems);
         self.warnings.extend(warnings);
         if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())
@@ -393,7 +399,7 @@ impl Parts {
     }
 
     fn read_tls(&mut self, ingress: &Ingress) {
-        for (index, tls) in ingress.tls.iter().enumerate() {
+        for (index, tls) in (0..).zip(&ingress.tls) {
             let field = Field::Tls(index);
             let hosts: Vec<_> = tls
                 .hosts
@@ -410,7 +416,7 @@ impl Parts {
             if hosts.is_empty() && !tls.hosts.is_empty() {
                 continue;
             }
-            let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.as_str().into() };
+            let secret = ObjectName { namespace: self.name.namespace.clone(), name: (**secret).into() };
             let place = self.tls.len();
             self.tls.push(Tls { by_names: hosts.is_empty(), secret, field });
             self.listed.extend(hosts.into_iter().map(|host| (host, place)));

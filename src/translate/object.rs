@@ -26,46 +26,55 @@ pub struct Ingress {
     pub name: ObjectName,
     /// Seconds since the epoch; `None` (a manifest that was never applied) counts as oldest.
     pub created: Option<i64>,
-    pub class: Option<String>,
-    pub legacy_class: Option<String>,
+    pub class: Option<Box<str>>,
+    pub legacy_class: Option<Box<str>>,
     /// ingress-nginx's annotations by name, without the prefix. Values that nobody reads are left out.
-    pub annotations: Vec<(Box<str>, Box<str>)>,
-    pub default_backend: Option<BackendSpec>,
-    pub rules: Vec<IngressRule>,
-    pub tls: Vec<IngressTls>,
+    pub annotations: Box<[(Box<str>, Box<str>)]>,
+    pub default_backend: Option<Box<BackendSpec>>,
+    pub rules: Box<[IngressRule]>,
+    pub tls: Box<[IngressTls]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IngressRule {
-    pub host: String,
-    pub paths: Vec<IngressPath>,
+    pub host: Box<str>,
+    pub paths: Box<[IngressPath]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IngressPath {
-    pub path: Option<String>,
-    /// `Exact`, `Prefix` or `ImplementationSpecific`, as written.
-    pub path_type: String,
+    pub path: Option<Box<str>>,
+    pub path_type: PathType,
     pub backend: BackendSpec,
+}
+
+/// As it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathType {
+    Exact,
+    Prefix,
+    ImplementationSpecific,
+    /// None that there is.
+    Unknown(Box<str>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum BackendSpec {
     Service {
-        name: String,
+        name: Box<str>,
         port: PortRef,
     },
     /// `resource`, or neither a service nor a port: what is wrong with it.
     Unusable {
-        field: String,
-        what: String,
+        field: Box<str>,
+        what: Box<str>,
     },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IngressTls {
-    pub hosts: Vec<String>,
-    pub secret: Option<String>,
+    pub hosts: Box<[Box<str>]>,
+    pub secret: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,7 +153,7 @@ fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(key).cloned()
 }
 
-fn annotations_of(metadata: &ObjectMeta) -> Vec<(Box<str>, Box<str>)> {
+fn annotations_of(metadata: &ObjectMeta) -> Box<[(Box<str>, Box<str>)]> {
     let all = metadata.annotations.iter().flatten();
     let named = all.filter_map(|(key, value)| Some((key.strip_prefix(annotations::PREFIX)?, &**value)));
     named.map(|(name, value)| (name.into(), if annotations::is_read(name) { value } else { "" }.into())).collect()
@@ -154,35 +163,50 @@ impl From<networking::Ingress> for Object {
     fn from(object: networking::Ingress) -> Self {
         let spec = object.spec.unwrap_or_default();
         let rule = |rule: networking::IngressRule| IngressRule {
-            host: rule.host.unwrap_or_default(),
-            paths: exactly(rule.http.map(|http| http.paths), Into::into),
+            host: rule.host.unwrap_or_default().into(),
+            paths: exactly(rule.http.map(|http| http.paths), Into::into).into(),
         };
         let tls = |tls: networking::IngressTLS| IngressTls {
-            hosts: exactly(tls.hosts, |host| host),
-            secret: tls.secret_name.filter(|name| !name.is_empty()),
+            hosts: exactly(tls.hosts, Into::into).into(),
+            secret: tls.secret_name.filter(|name| !name.is_empty()).map(Into::into),
         };
         Self::Ingress(Arc::new(Ingress {
             name: name(&object.metadata),
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-            class: spec.ingress_class_name,
-            legacy_class: annotation(&object.metadata, LEGACY_CLASS),
+            class: spec.ingress_class_name.map(Into::into),
+            legacy_class: annotation(&object.metadata, LEGACY_CLASS).map(Into::into),
             annotations: annotations_of(&object.metadata),
-            default_backend: spec.default_backend.map(Into::into),
-            rules: exactly(spec.rules, rule),
-            tls: exactly(spec.tls, tls),
+            default_backend: spec.default_backend.map(|backend| Box::new(backend.into())),
+            rules: exactly(spec.rules, rule).into(),
+            tls: exactly(spec.tls, tls).into(),
         }))
     }
 }
 
 impl From<networking::HTTPIngressPath> for IngressPath {
     fn from(path: networking::HTTPIngressPath) -> Self {
-        Self { path: path.path, path_type: path.path_type, backend: path.backend.into() }
+        Self {
+            path: path.path.map(Into::into),
+            path_type: PathType::from(path.path_type),
+            backend: path.backend.into(),
+        }
+    }
+}
+
+impl From<String> for PathType {
+    fn from(text: String) -> Self {
+        match &*text {
+            "Exact" => Self::Exact,
+            "Prefix" => Self::Prefix,
+            "ImplementationSpecific" => Self::ImplementationSpecific,
+            _ => Self::Unknown(text.into()),
+        }
     }
 }
 
 impl From<networking::IngressBackend> for BackendSpec {
     fn from(backend: networking::IngressBackend) -> Self {
-        let unusable = |field: &str, what: String| Self::Unusable { field: field.to_owned(), what };
+        let unusable = |field: &str, what: String| Self::Unusable { field: field.into(), what: what.into() };
         if let Some(resource) = backend.resource {
             let what = format!("a backend of kind {} can't be sent requests", resource.kind);
             return unusable("resource", what);
@@ -192,9 +216,9 @@ impl From<networking::IngressBackend> for BackendSpec {
         };
         let port = service.port.unwrap_or_default();
         match (port.name.filter(|name| !name.is_empty()), port.number) {
-            (Some(port), _) => Self::Service { name: service.name, port: PortRef::Name(port.into()) },
+            (Some(port), _) => Self::Service { name: service.name.into(), port: PortRef::Name(port.into()) },
             (None, Some(number)) => match port_number(number) {
-                Some(port) => Self::Service { name: service.name, port: PortRef::Number(port) },
+                Some(port) => Self::Service { name: service.name.into(), port: PortRef::Number(port) },
                 None => unusable("service.port.number", format!("{number} is no port number")),
             },
             (None, None) => unusable("service.port", "the backend names no port".to_owned()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::annotations::Paths;
 use super::ingress::{Located, Parts};
-use super::object::IngressPath;
+use super::object::{IngressPath, PathType};
 use super::problem::{Kind, ObjectRef, Problem};
 use crate::filter::{InvalidPattern, PathPattern};
 use crate::model::{HostPattern, PathKind, PathMatch, Rule, normalize};
@@ -58,11 +58,11 @@ pub(super) struct ReadPath {
 pub(super) type NoPath = (&'static str, String, &'static str);
 
 pub(super) fn read(path: &IngressPath, paths: &Paths) -> Result<ReadPath, NoPath> {
-    let kind = match path.path_type.as_str() {
-        "Exact" => WrittenKind::Exact,
-        "Prefix" => WrittenKind::Prefix,
-        "ImplementationSpecific" => WrittenKind::ImplementationSpecific,
-        other => {
+    let kind = match &path.path_type {
+        PathType::Exact => WrittenKind::Exact,
+        PathType::Prefix => WrittenKind::Prefix,
+        PathType::ImplementationSpecific => WrittenKind::ImplementationSpecific,
+        PathType::Unknown(other) => {
             let what = format!("pathType `{other}` is unknown");
             return Err(("pathType", what, "write Exact, Prefix or ImplementationSpecific"));
         }
@@ -149,7 +149,7 @@ fn in_normal_form(text: &str) -> String {
 
 /// The rules of a host as they are meant there, and what is wrong with them then.
 pub(super) struct Together<'a> {
-    pub(super) rules: Vec<(&'a Parts, &'a Located, Cow<'a, Rule>)>,
+    pub(super) rules: Vec<(&'a Parts, &'a Located, Arc<Rule>)>,
     /// The namespaces of which a protected path has no place here. None of their rules is open: it might be found
     /// instead.
     pub(super) shut: BTreeSet<&'a str>,
@@ -175,10 +175,10 @@ pub(super) fn read_together<'a>(
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let meant = |(parts, located): (&'a Parts, &'a Located)| {
         if let Some(beginning) = &located.written.beginning {
-            return (parts, located, Cow::Owned(closed(located, beginning.clone())));
+            return (parts, located, Arc::new(closed(located, beginning.clone())));
         }
         let Some((compiled, wrong)) = meant(located, &exacts) else {
-            return (parts, located, Cow::Borrowed(&located.rule));
+            return (parts, located, located.rule.clone());
         };
         if let Some(error) = wrong {
             let becomes = if parts.restricts { "what begins like it gets 503" } else { "it is compared as text" };
@@ -191,13 +191,14 @@ pub(super) fn read_together<'a>(
             problems.push(Problem::new(object, format!("{}.path", located.field), what, SYNTAX));
             if parts.restricts {
                 let beginning = Arc::new(beginning(text(located).unwrap_or_default()));
-                return (parts, located, Cow::Owned(closed(located, beginning)));
+                return (parts, located, Arc::new(closed(located, beginning)));
             }
         } else if located.written.kind == WrittenKind::Exact {
             warnings.extend(takes_more(pattern, parts, located, maker));
         }
         let path = Some(PathMatch::new(PathKind::Regex, compiled.as_str()));
-        (parts, located, Cow::Owned(Rule { path, pattern: Some(Arc::new(compiled)), ..located.rule.clone() }))
+        let rule = Rule { path, pattern: Some(Arc::new(compiled)), ..(*located.rule).clone() };
+        (parts, located, Arc::new(rule))
     };
     let rules = all.into_iter().map(meant).collect();
     Together { rules, shut: BTreeSet::new(), problems, warnings }
@@ -209,7 +210,7 @@ fn read_plainly<'a>(pattern: &HostPattern, decider: &str, all: Vec<(&'a Parts, &
     for (parts, located) in all {
         let is_regex = located.rule.path.as_ref().is_some_and(|path| path.kind == PathKind::Regex);
         if !is_regex || parts.is_canary {
-            rules.push((parts, located, Cow::Borrowed(&located.rule)));
+            rules.push((parts, located, located.rule.clone()));
             continue;
         }
         let mut fix =

@@ -164,7 +164,7 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
                     .filter(move |(other, _, rule)| other.is_canary == canary_too && rule.path == canary.path);
                 of_path.filter(|(other, located, _)| located.holds != working && other.name != parts.name)
             };
-            let mut main = same(false).map(|(.., rule)| rule.clone().into_owned()).next();
+            let mut main = same(false).map(|(.., rule)| (**rule).clone()).next();
             if let Some(main) = &mut main {
                 let before = same(true).find(|(other, ..)| other.name.namespace == main.source.namespace);
                 main.canary = before.and_then(|(.., rule)| rule.canary.clone());

@@ -14,7 +14,7 @@ use super::secret::{self, Content};
 use crate::model::{Authorities, ObjectName};
 
 /// Changes with every change of the objects' form.
-const MAGIC: &[u8] = b"portunus resources 3\n";
+const MAGIC: &[u8] = b"portunus resources 4\n";
 const SUM_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -149,22 +149,24 @@ fn sum(bytes: &[u8]) -> [u8; SUM_BYTES] {
 mod tests {
     use super::*;
     use crate::model::PortRef;
-    use crate::translate::object::{BackendSpec, IngressPath, IngressRule, IngressTls, SliceEndpoint, SlicePort};
+    use crate::translate::object::{
+        BackendSpec, IngressPath, IngressRule, IngressTls, PathType, SliceEndpoint, SlicePort,
+    };
     use crate::translate::{Settings, translate};
 
     fn resources() -> Resources {
         let mut resources = Resources::default();
-        let backend = BackendSpec::Service { name: "juliet".to_owned(), port: PortRef::Number(80) };
-        let path = IngressPath { path: Some("/".to_owned()), path_type: "Prefix".to_owned(), backend };
+        let backend = BackendSpec::Service { name: "juliet".into(), port: PortRef::Number(80) };
+        let path = IngressPath { path: Some("/".into()), path_type: PathType::Prefix, backend };
         resources.apply(Object::Ingress(Arc::new(Ingress {
             name: ObjectName::new("verona", "juliet"),
             created: Some(1),
-            class: Some("portunus".to_owned()),
+            class: Some("portunus".into()),
             legacy_class: None,
-            annotations: vec![("affinity".into(), "cookie".into()), ("limit-rps".into(), "5".into())],
+            annotations: [("affinity".into(), "cookie".into()), ("limit-rps".into(), "5".into())].into(),
             default_backend: None,
-            rules: vec![IngressRule { host: "verona.example".to_owned(), paths: vec![path] }],
-            tls: vec![IngressTls { hosts: vec![], secret: Some("cert".to_owned()) }],
+            rules: [IngressRule { host: "verona.example".into(), paths: [path].into() }].into(),
+            tls: [IngressTls { hosts: [].into(), secret: Some("cert".into()) }].into(),
         })));
         let class = IngressClass { controller: "portunus.dev/ingress-controller".to_owned(), default: true };
         resources.apply(Object::IngressClass(ObjectName::new("", "portunus"), class));
@@ -211,7 +213,7 @@ mod tests {
     fn what_is_damaged_or_foreign_is_refused() {
         let bytes = resources().save();
         assert_eq!(Resources::load(b"", 0).unwrap_err(), LoadError::Foreign);
-        assert_eq!(Resources::load(b"portunus resources 2\n", 0).unwrap_err(), LoadError::Foreign);
+        assert_eq!(Resources::load(b"portunus resources 3\n", 0).unwrap_err(), LoadError::Foreign);
         for length in MAGIC.len()..bytes.len() {
             assert_eq!(Resources::load(&bytes[..length], 0).unwrap_err(), LoadError::Damaged, "{length}");
         }

@@ -282,7 +282,7 @@ impl History {
     }
 }
 
-fn has_regexes(rules: &[Rule]) -> bool {
+fn has_regexes(rules: &[Arc<Rule>]) -> bool {
     rules.iter().any(|rule| rule.pattern.is_some())
 }
 

@@ -499,8 +499,8 @@ fn annotated(all: &[(&str, &str)]) -> Ingress {
         legacy_class: None,
         annotations: all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         default_backend: None,
-        rules: vec![],
-        tls: vec![],
+        rules: [].into(),
+        tls: [].into(),
     }
 }
 
