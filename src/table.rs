@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, PathMatch, Rule, Snapshot};
+use crate::model::{
+    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, PathMatch, Rule, Snapshot,
+};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
@@ -20,8 +22,8 @@ use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upst
 /// Where a rule sends to.
 #[derive(Debug)]
 pub struct Route {
-    /// `namespace/name` of the object that asked for it.
-    pub label: Arc<str>,
+    /// The object that asked for it.
+    pub source: ObjectName,
     pub id: RouteId,
     pub affinity: Option<Arc<Affinity>>,
     /// In their order; none for most routes.
@@ -310,7 +312,6 @@ impl Publisher {
     }
 
     fn route(&mut self, rule: &Rule) -> Route {
-        let label = rule.source.to_string();
         let affinity = rule.affinity.as_deref().cloned().map(Arc::new);
         let backends = self.backends(&rule.backends);
         let hash_by = rule.hash_by.clone();
@@ -332,8 +333,19 @@ impl Publisher {
                 error_fields: if default.is_some() { error_fields(rule) } else { Vec::new() },
             })
         });
-        let (id, label) = (self.metrics.route(&label), label.into());
-        Route { label, id, affinity, filters, is_challenge, counts, forwarding, hash_by, canary, backends }
+        let id = self.metrics.route(&rule.source.to_string());
+        Route {
+            source: rule.source.clone(),
+            id,
+            affinity,
+            filters,
+            is_challenge,
+            counts,
+            forwarding,
+            hash_by,
+            canary,
+            backends,
+        }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {
@@ -383,7 +395,7 @@ fn note(epochs: &mut Vec<u64>, upstream: &Upstream) {
 
 /// The snapshot as it was compiled, for `/debug/table`: names and numbers, no keys.
 pub fn describe(generation: u64, snapshot: &Snapshot) -> Value {
-    let certificate = |(secret, certificate): (&model::ObjectName, &Arc<model::Certificate>)| {
+    let certificate = |(secret, certificate): (&ObjectName, &Arc<model::Certificate>)| {
         json!({
             "secret": secret,
             "names": certificate.names,

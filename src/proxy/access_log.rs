@@ -117,9 +117,14 @@ impl Record {
 
     /// Copies a text, in place of what was there for it.
     pub fn set(&mut self, text: Text, bytes: &[u8]) {
+        self.set_parts(text, &[bytes]);
+    }
+
+    /// Likewise, one part behind the other.
+    pub fn set_parts(&mut self, text: Text, parts: &[&[u8]]) {
         let position = |texts: &Vec<u8>| u32::try_from(texts.len()).unwrap_or(u32::MAX);
         let start = position(&self.texts);
-        self.texts.extend_from_slice(bytes);
+        parts.iter().for_each(|part| self.texts.extend_from_slice(part));
         self.spans[text as usize] = Span { start, end: position(&self.texts) };
     }
 }

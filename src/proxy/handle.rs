@@ -176,7 +176,8 @@ fn decide(
     let (route, path) = find(table, name.as_str(), head)?;
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
-        record.set(Text::Route, route.label.as_bytes());
+        let source = &route.source;
+        record.set_parts(Text::Route, &[source.namespace.as_bytes(), b"/", source.name.as_bytes()]);
     }
     if let Some(forwarding) = &route.forwarding {
         exchange.forwarding = Some(forwarding.clone());

@@ -6,7 +6,7 @@ use std::fmt;
 use super::annotations::PREFIX;
 
 /// Written as `kubectl explain` writes it, with indices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Field {
     Rule(u32),
     /// Of a rule, one of its paths.

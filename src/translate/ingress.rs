@@ -1,6 +1,7 @@
 //! An Ingress, taken apart: rules by host, TLS blocks, the backends it names, what its annotations ask for, and what
 //! is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,8 +32,8 @@ pub(super) struct Parts {
     pub(super) listed: ThinVec<(HostPattern, usize)>,
     /// Hosts of TLS blocks that leave the certificate to the operator. They are not claimed by it.
     pub(super) speaks_tls: ThinVec<HostPattern>,
-    /// Each backend, and the first field that names it; sorted.
-    pub(super) backends: Vec<(BackendKey, Field)>,
+    /// Each backend, and the first field that names it; sorted. Empty if its rules say the same.
+    named: ThinVec<(BackendKey, Field)>,
     /// Its annotations keep somebody out.
     pub(super) restricts: bool,
     /// Its rules are alternatives of others'.
@@ -101,7 +102,7 @@ impl Parts {
             tls: ThinVec::new(),
             listed: ThinVec::new(),
             speaks_tls: ThinVec::new(),
-            backends: Vec::new(),
+            named: ThinVec::new(),
             restricts: false,
             is_canary: false,
             affinity: false,
@@ -159,11 +160,14 @@ impl Parts {
         }
         // Stable, so that what comes first in the Ingress stays first in its host.
         parts.rules.sort_by(|(one, _), (other, _)| one.cmp(other));
-        parts.backends.sort_by(|(one, _), (other, _)| one.cmp(other));
-        parts.backends.dedup_by(|(later, _), (first, _)| later == first);
+        parts.named.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts.named.dedup_by(|(later, _), (first, _)| later == first);
+        if parts.named[..] == parts.backends_of_rules()[..] {
+            parts.named.clear();
+        }
         // There are many, and they stay.
         parts.rules.shrink_to_fit();
-        parts.backends.shrink_to_fit();
+        parts.named.shrink_to_fit();
         parts.tls.shrink_to_fit();
         parts
     }
@@ -216,8 +220,26 @@ impl Parts {
 
     /// The first field that names the backend.
     pub(super) fn field_of(&self, key: &BackendKey) -> Field {
-        let at = self.backends.binary_search_by(|(other, _)| other.cmp(key));
-        self.backends[at.expect("it is asked of those that name it")].1
+        let backends = self.backends();
+        let at = backends.binary_search_by(|(other, _)| other.cmp(key));
+        backends[at.expect("it is asked of those that name it")].1
+    }
+
+    /// Each backend, and the first field that names it; sorted.
+    pub(super) fn backends(&self) -> Cow<'_, [(BackendKey, Field)]> {
+        if self.named.is_empty() { self.backends_of_rules().into() } else { Cow::Borrowed(&self.named) }
+    }
+
+    fn backends_of_rules(&self) -> Vec<(BackendKey, Field)> {
+        let of_rule = |(_, located): &(HostPattern, Located)| {
+            let field = located.field;
+            let keys = located.rule.backends.iter().flat_map(|to| [Some(&to.backend), to.secure.as_deref()]);
+            keys.flatten().map(|key| (key.clone(), field)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = self.rules.iter().flat_map(of_rule).collect();
+        all.sort();
+        all.dedup_by(|(later, _), (first, _)| later == first);
+        all
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectName> {
@@ -237,8 +259,10 @@ impl Parts {
         self.warnings.push(Problem::new(ObjectRef::new(Kind::Ingress, &self.name), field, what, fix));
     }
 
-    fn host(&mut self, text: &str, field: String) -> Option<HostPattern> {
+    fn host(&mut self, text: &Arc<str>, field: String) -> Option<HostPattern> {
         match HostPattern::parse(text) {
+            // Written as it is meant, as most are: one text for both.
+            Ok(HostPattern::Exact(name)) if name == *text => Some(HostPattern::Exact(text.clone())),
             Ok(host) => Some(host),
             Err(InvalidHost { what, fix }) => {
                 self.problem(field, what, fix);
@@ -284,13 +308,13 @@ impl Parts {
     fn backend(&mut self, backend: &BackendSpec, behaviour: &Behaviour, field: Field) -> Option<BackendKey> {
         match backend {
             BackendSpec::Service { name, port } => {
-                let service = ObjectName { namespace: self.name.namespace.clone(), name: (**name).into() };
+                let service = ObjectName { namespace: self.name.namespace.clone(), name: name.clone() };
                 let key = BackendKey { service, port: port.clone(), options: behaviour.options.clone() };
                 if let Some(options) = &behaviour.secure_options {
                     let secure = BackendKey { options: Some(options.clone()), ..key.clone() };
-                    self.backends.push((secure, field));
+                    self.named.push((secure, field));
                 }
-                self.backends.push((key.clone(), field));
+                self.named.push((key.clone(), field));
                 Some(key)
             }
             BackendSpec::Unusable { field: inner, what } => {
@@ -393,7 +417,7 @@ impl Parts {
         self.warnings.extend(warnings);
         if let Some(default) = behaviour.forwarding.as_ref().and_then(|forwarding| forwarding.default_backend.as_ref())
         {
-            self.backends.push((default.backend.clone(), Field::ErrorBackend));
+            self.named.push((default.backend.clone(), Field::ErrorBackend));
         }
         behaviour
     }

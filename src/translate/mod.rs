@@ -280,7 +280,7 @@ impl Translator {
             enter(&mut self.by_alias, alias, parts.age(), present);
             work.hosts.insert(alias.clone());
         }
-        for (key, _) in &parts.backends {
+        for (key, _) in &*parts.backends() {
             self.by_backend.entry(key.clone()).or_default().enter(parts, present);
             work.backends.insert(key.clone());
         }

@@ -37,7 +37,7 @@ pub struct Ingress {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IngressRule {
-    pub host: Box<str>,
+    pub host: Arc<str>,
     pub paths: Box<[IngressPath]>,
 }
 
@@ -61,7 +61,7 @@ pub enum PathType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum BackendSpec {
     Service {
-        name: Box<str>,
+        name: Arc<str>,
         port: PortRef,
     },
     /// `resource`, or neither a service nor a port: what is wrong with it.
@@ -73,7 +73,7 @@ pub enum BackendSpec {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IngressTls {
-    pub hosts: Box<[Box<str>]>,
+    pub hosts: Box<[Arc<str>]>,
     pub secret: Option<Box<str>>,
 }
 

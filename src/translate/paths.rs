@@ -23,6 +23,13 @@ pub(super) struct Written {
     kind: WrittenKind,
     /// Its Ingress has it read as a regular expression.
     pub(super) regex: bool,
+    /// None for most.
+    apart: Option<Box<Apart>>,
+}
+
+/// What makes a path differ from how it is written.
+#[derive(Debug, Clone, PartialEq)]
+struct Apart {
     /// The text, if it isn't the path's in normal form.
     text: Option<Box<str>>,
     /// For a path that can't be read, and that somebody is kept out of: what it begins with.
@@ -39,11 +46,24 @@ enum WrittenKind {
 impl Written {
     /// For what has no path.
     pub(super) fn none(regex: bool) -> Self {
-        Self { kind: WrittenKind::ImplementationSpecific, regex, text: None, beginning: None }
+        Self::new(WrittenKind::ImplementationSpecific, regex, None, None)
+    }
+
+    fn new(kind: WrittenKind, regex: bool, text: Option<Box<str>>, beginning: Option<Arc<PathPattern>>) -> Self {
+        let differs = text.is_some() || beginning.is_some();
+        Self { kind, regex, apart: differs.then(|| Box::new(Apart { text, beginning })) }
     }
 
     pub(super) fn is_unread(&self) -> bool {
-        self.beginning.is_some()
+        self.beginning().is_some()
+    }
+
+    fn beginning(&self) -> Option<&Arc<PathPattern>> {
+        self.apart.as_ref()?.beginning.as_ref()
+    }
+
+    fn text(&self) -> Option<&str> {
+        self.apart.as_ref()?.text.as_deref()
     }
 }
 
@@ -71,7 +91,7 @@ pub(super) fn read(path: &IngressPath, paths: &Paths) -> Result<ReadPath, NoPath
     let regex = paths.is_regex(text);
     let (matched, pattern) = if regex { read_regex(text)? } else { (read_plain(kind, text)?, None) };
     let text = (*matched.value != *text).then(|| text.into());
-    Ok(ReadPath { matched, pattern, written: Written { kind, regex, text, beginning: None } })
+    Ok(ReadPath { matched, pattern, written: Written::new(kind, regex, text, None) })
 }
 
 fn read_plain(kind: WrittenKind, text: &str) -> Result<PathMatch, NoPath> {
@@ -114,7 +134,7 @@ pub(super) fn unread(path: &IngressPath, paths: &Paths) -> ReadPath {
     let text = (*matched.value != *text).then(|| text.into());
     let pattern = regex.then(|| beginning.clone());
     let kind = WrittenKind::ImplementationSpecific;
-    ReadPath { matched, pattern, written: Written { kind, regex, text, beginning: Some(beginning) } }
+    ReadPath { matched, pattern, written: Written::new(kind, regex, text, Some(beginning)) }
 }
 
 /// What every path begins with that a regular expression would take, if it were one.
@@ -174,7 +194,7 @@ pub(super) fn read_together<'a>(
     let exacts = exacts(all.iter().map(|(_, located)| *located));
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let meant = |(parts, located): (&'a Parts, &'a Located)| {
-        if let Some(beginning) = &located.written.beginning {
+        if let Some(beginning) = located.written.beginning() {
             return (parts, located, Arc::new(closed(located, beginning.clone())));
         }
         let Some((compiled, wrong)) = meant(located, &exacts) else {
@@ -276,7 +296,7 @@ pub(super) fn meant(located: &Located, exacts: &BTreeSet<&str>) -> Option<(PathP
 
 fn text(located: &Located) -> Option<&str> {
     let path = located.rule.path.as_ref()?;
-    Some(located.written.text.as_deref().unwrap_or(&path.value))
+    Some(located.written.text().unwrap_or(&path.value))
 }
 
 #[cfg(test)]

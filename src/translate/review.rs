@@ -246,7 +246,8 @@ fn takeovers(translator: &Translator, parts: &Parts, before: Option<&Parts>) -> 
 /// What the Ingress names that isn't there, and may come yet.
 fn missing(parts: &Parts, resources: &Resources) -> Vec<Problem> {
     let object = ObjectRef::new(Kind::Ingress, &parts.name);
-    let backends = parts.backends.iter().filter_map(|(key, field)| {
+    let named = parts.backends();
+    let backends = named.iter().filter_map(|(key, field)| {
         let missing = service::find(key, resources).err()?;
         Some(missing.at(&(object.clone(), *field)))
     });
