@@ -81,8 +81,6 @@ def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Ca
         objects = [
             ingress("app", [(HOST, "/app/(.*)" if filters else "/app")], [{"hosts": [HOST], "secretName": "bench-tls"}], FILTERS if filters else None),
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "bench", "name": "fields"}, "data": FIELDS},
-            # A hundred rules an Ingress, as a busy cluster may have; one object with 100,000 would not fit into etcd.
-            *(ingress(f"extra-{i}", extra[i:i + 100], []) for i in range(0, len(extra), 100)),
             {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "bench", "name": "app"},
              "spec": {"ports": [{"name": "http", "port": 80, "targetPort": p.backend, "protocol": "TCP", **({"appProtocol": "kubernetes.io/h2c"} if p.kind == "h2c" else {})}]}},
             {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -92,7 +90,12 @@ def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Ca
             {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"namespace": "bench", "name": "bench-tls"},
              "data": {"tls.crt": base64.b64encode(p.certificate.read_bytes()).decode(), "tls.key": base64.b64encode(p.key.read_bytes()).decode()}},
         ]
-        (manifests / "bench.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=1))
+        # A hundred rules an Ingress, as a busy cluster may have; one object with 100,000 would not fit into etcd. Nor would all
+        # of them fit into one file that Portunus reads.
+        more = [ingress(f"extra-{i}", extra[i:i + 100], []) for i in range(0, len(extra), 100)]
+        files = {"bench": objects, **{f"extra-{i}": more[i:i + 100] for i in range(0, len(more), 100)}}
+        for name, items in files.items():
+            (manifests / f"{name}.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1))
         return [binary, "serve", "--manifests", manifests, "--http-listen", f"127.0.0.1:{p.http}", "--https-listen", f"127.0.0.1:{p.https}",
                 "--admin-listen", f"127.0.0.1:{p.metrics}", "--workers", p.workers, "--access-log", log if access_log else "off",
                 *(["--global-allowed-response-headers", ",".join(FIELDS)] if filters else [])]
