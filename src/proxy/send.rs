@@ -183,7 +183,9 @@ fn to_http2(request: &mut Request<RequestBody>, secure: bool) {
     request.headers_mut().remove(header::TRANSFER_ENCODING);
     let Some(host) = request.headers_mut().remove(header::HOST) else { return };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Ok(authority) = Authority::try_from(host.as_bytes()) {
+    // HTTP/1.0 may name no host, and HTTP/2 has to: one that is nobody's (RFC 6761, 6.4).
+    let host = if host.is_empty() { b"none.invalid" } else { host.as_bytes() };
+    if let Ok(authority) = Authority::try_from(host) {
         parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(authority);
     }

@@ -27,9 +27,9 @@ use crate::tls::EndpointTls;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. Twice
-/// the buffer, as the begin of the body may come with the head.
-const ANSWER_HEAD_BYTES_MAX: usize = 2 * BUFFER_BYTES_MAX;
+/// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. More
+/// than hyper reads at once, as the beginning of the body may come with the head.
+const ANSWER_BYTES_MAX: usize = 4 * BUFFER_BYTES_MAX;
 /// Flow-control windows towards HTTP/2 endpoints, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -141,7 +141,7 @@ impl Http1 {
 
     /// From now on the connection may read so much and no more, until there is an answer's head.
     pub fn awaits_head(&self) {
-        self.head_bytes_left.set(Some(ANSWER_HEAD_BYTES_MAX));
+        self.head_bytes_left.set(Some(ANSWER_BYTES_MAX));
     }
 
     pub fn has_head(&self) {
@@ -208,6 +208,7 @@ async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connect
     let head_bytes_left = io.head_bytes_left.clone();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
+        .max_header_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;

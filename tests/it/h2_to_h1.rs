@@ -70,7 +70,6 @@ fn what_http_1_1_can_not_say_is_refused() {
         ("an absolute path", replaced(&[(":path", "http://b.test/")])),
         ("an authority as path", replaced(&[(":path", "a.test:80")])),
         ("a query alone as path", replaced(&[(":path", "?a=b")])),
-        ("a fragment alone as path", replaced(&[(":path", "#a")])),
         ("a control byte in the path", replaced(&[(":path", "/\u{1}")])),
         ("NUL in the path", replaced(&[(":path", "/a\0b")])),
         ("a tab in the path", replaced(&[(":path", "/a\tb")])),
@@ -118,7 +117,7 @@ fn what_both_can_say_arrives_in_the_words_of_http_1_1() {
         for fields in [
             with(&[("x-a", "b c"), ("x-a", "d"), ("x-empty", "")]),
             replaced(&[(":path", "/a/../b/./c?d=e#f")]),
-            replaced(&[(":path", "/\u{e9}{}?a=\"{}\"")]),
+            replaced(&[(":path", "/\u{e9}{}?a={}|[]")]),
             replaced(&[(":method", "VERONA")]),
             replaced(&[(":method", "get")]),
             replaced(&[(":authority", "A.test:8080"), (":scheme", "https")]),
@@ -142,7 +141,7 @@ fn what_both_can_say_arrives_in_the_words_of_http_1_1() {
     assert_eq!(value(&requests[0], "x-a"), ["b c", "d"]);
     assert_eq!(value(&requests[0], "x-empty"), [""]);
     assert_eq!(requests[1].target, "/b/c?d=e");
-    assert_eq!(requests[2].target, "/%C3%A9%7B%7D?a=\"{}\"");
+    assert_eq!(requests[2].target, "/%C3%A9%7B%7D?a={}|[]");
     assert_eq!((requests[3].method.as_str(), requests[4].method.as_str()), ("VERONA", "get"));
     assert_eq!(value(&requests[5], "host"), ["A.test:8080"]);
     assert_eq!((value(&requests[6], "host"), value(&requests[7], "host")), (vec!["a.test"], vec!["a.test"]));

@@ -216,7 +216,9 @@ where
     let io = TokioIo::new(stream);
     // That a connection ends badly is for the client to see.
     let _ = if h2 {
-        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // Portunus lets pass 40 KiB.
+        builder.max_header_list_size(64 << 10);
         builder.serve_connection(io, service).await
     } else {
         hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
