@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::config::{Cluster, Objects, Process, Serve, Unsupported, Webhook};
+use crate::config::{Cluster, Objects, Process, Serve, Underscores, Unsupported, Webhook};
 use crate::control::{Control, Provider};
 use crate::drain::{Drain, Phase};
 use crate::file::{Folder, Watch};
@@ -291,6 +291,7 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
             header_bytes_max: clients.header_bytes_max,
             header_count_max: clients.header_count_max,
             target_bytes_max: clients.uri_bytes_max,
+            keeps_underscores: clients.underscores_in_headers == Underscores::Keep,
         },
         trusted_proxies: clients.trusted_proxies.clone(),
         request_head_timeout: ticks(clients.request_head_timeout),

@@ -15,7 +15,7 @@ use http::HeaderName;
 
 pub use cluster::{Cluster, Publishing, Webhook, WebhookServer};
 pub use process::{Logging, Process};
-pub use traffic::{Clients, Endpoints};
+pub use traffic::{Clients, Endpoints, Underscores};
 pub use values::{Listen, ListenerName, addresses};
 
 use crate::balance::Policy;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::values::{duration, network};
@@ -41,12 +41,23 @@ pub struct Clients {
     /// Bytes of a request's target; more is answered 414
     #[arg(long, env = "PORTUNUS_URI_BYTES_MAX", default_value_t = 16 * 1024, value_name = "BYTES")]
     pub uri_bytes_max: usize,
+    /// What becomes of request fields with an underscore in their names, as X_Real_IP, which frameworks take for X-Real-IP
+    #[arg(long, env = "PORTUNUS_UNDERSCORES_IN_HEADERS", default_value = "drop", value_name = "WHAT")]
+    pub underscores_in_headers: Underscores,
     /// Client connections of the process; one more is closed at once
     #[arg(long, env = "PORTUNUS_MAX_CONNECTIONS", default_value_t = 65_536, value_name = "COUNT")]
     pub max_connections: usize,
     /// Requests in flight of the process, divided among the workers; one more is answered 503
     #[arg(long, env = "PORTUNUS_MAX_IN_FLIGHT", default_value_t = 65_536, value_name = "COUNT")]
     pub max_in_flight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Underscores {
+    /// They don't reach endpoints
+    Drop,
+    /// They do, unless the name with hyphens is one that Portunus says or reads itself
+    Keep,
 }
 
 #[derive(Debug, Args)]

@@ -76,7 +76,9 @@ impl<'a> HostName<'a> {
             return Some(Self(authority.into()));
         }
         let (host, port) = split_port(authority)?;
-        if port.is_some_and(|port| !port.is_empty() && (port.len() > 5 || port.parse::<u16>().is_err())) {
+        // A number may be written with a sign, a port may not.
+        let is_port = |port: &str| port.len() <= 5 && !port.starts_with('+') && port.parse::<u16>().is_ok();
+        if port.is_some_and(|port| !port.is_empty() && !is_port(port)) {
             return None;
         }
         Self::from_name(host)
@@ -172,6 +174,7 @@ mod tests {
             ("a:80:80", None),
             ("a:65536", None),
             ("a:000080", None),
+            ("a:+80", None),
             ("user@a", None),
             ("a b", None),
             ("a/b", None),

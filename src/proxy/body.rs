@@ -15,6 +15,7 @@ use super::access_log::Record;
 use super::connection::Connection;
 use super::error::Error;
 use super::error_page::Page;
+use super::headers;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
@@ -246,8 +247,11 @@ impl ResponseBody {
                 self.waits(false);
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 timer.clear();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
                 if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
                     exchange.response_bytes += data.len() as u64;
                 }

@@ -251,6 +251,14 @@ fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
     if target.len() > limits.target_bytes_max {
         return Err(Error::TargetTooLong);
     }
+    if head.version == Version::HTTP_2 && !target.starts_with('/') {
+        return Err(Error::Malformed("the path does not begin with a slash"));
+    }
+    // What a gateway to something else may do with it is not ours to guess (RFC 9110, 7.4).
+    let scheme = head.uri.scheme_str();
+    if scheme.is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https")) {
+        return Err(Error::Malformed("the scheme is neither http nor https"));
+    }
     Ok(())
 }
 
@@ -269,6 +277,7 @@ fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
         (Some(authority), Some(field)) if !same_authority(head.uri.scheme_str(), authority.as_str(), field) => {
             Err(Error::Malformed("Host and the request's authority differ"))
         }
+        (Some(_), None) if head.version == Version::HTTP_11 => Err(Error::Malformed("there is no Host")),
         (Some(authority), _) => {
             let value = HeaderValue::from_str(authority.as_str());
             value.map(Some).map_err(|_| Error::Malformed("the authority is not ASCII"))

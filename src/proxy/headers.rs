@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use ipnet::IpNet;
 
 use super::error::Error;
+use super::framing;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -95,6 +96,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     pub header_count_max: usize,
     pub target_bytes_max: usize,
+    /// Names with an underscore pass, but those that may be taken for one that has a meaning here.
+    pub keeps_underscores: bool,
 }
 
 /// What the endpoint is told of the client: the connection's other end, or who a PROXY protocol header says it is.
@@ -120,7 +123,12 @@ pub fn clean_request(
 ) -> Result<Option<HeaderValue>, Error> {
     let mut seen = Seen::default();
     let (mut bytes, mut count, mut crumbs) = (0, 0, 0usize);
+    let multiplexed = version == Version::HTTP_2;
     for (name, value) in headers.iter() {
+        // Whoever reads HTTP/1.1 would take them away (RFC 9113, 8.2.1).
+        if multiplexed && is_spaced(value) {
+            return Err(Error::Malformed("a field has white space around its value"));
+        }
         let field = Seen::of(name.as_str());
         seen.add(field);
         crumbs += usize::from(field == Seen::COOKIE);
@@ -135,14 +143,14 @@ pub fn clean_request(
         return Ok(None);
     }
     if seen.has(Seen::TRANSFER_ENCODING) {
-        check_transfer_encoding(headers, version)?;
+        framing::check_transfer_encoding(headers, version)?;
         // Chunked decides how long the body is; hyper writes the framing anew.
         headers.remove(header::CONTENT_LENGTH);
     } else if seen.has(Seen::CONTENT_LENGTH) {
-        one_content_length(headers)?;
+        framing::check_content_length(headers)?;
     }
     let upgrade = if seen.has(Seen::UPGRADE) { wanted_upgrade(headers, version) } else { None };
-    if upgrade.is_some() && has_body(headers, seen) {
+    if upgrade.is_some() && (seen.has(Seen::TRANSFER_ENCODING) || framing::has_length(headers)) {
         return Err(Error::Malformed("a request to upgrade may not have a body"));
     }
     let trailers = seen.has(Seen::TE) && wants_trailers(headers);
@@ -163,7 +171,8 @@ pub fn clean_request(
         headers.remove(PROXY);
     }
     if seen.has(Seen::UNDERSCORE) {
-        remove_named(headers, |name| name.contains('_'));
+        let passes = |name: &str| limits.keeps_underscores && Seen::of(&name.replace('_', "-")) == Seen::default();
+        remove_named(headers, |name| name.contains('_') && !passes(name));
     }
     if seen.has(Seen::FORWARDING) && !trusted {
         let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
@@ -185,41 +194,9 @@ pub fn clean_request(
     Ok(upgrade)
 }
 
-/// Exactly one `chunked`, and not from HTTP/1.0: everything else is read differently by different parsers
-/// (RFC 9112, 6.1).
-fn check_transfer_encoding(headers: &HeaderMap, version: Version) -> Result<(), Error> {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let (first, second) = (values.next(), values.next());
-    if version != Version::HTTP_11 {
-        return Err(Error::Malformed("Transfer-Encoding needs HTTP/1.1"));
-    }
-    match (first, second) {
-        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        (Some(value), None) if !value.as_bytes().to_ascii_lowercase().windows(7).any(|part| part == b"chunked") => {
-            Err(Error::NotImplemented("the transfer coding is not implemented"))
-        }
-        _ => Err(Error::Malformed("Transfer-Encoding must be exactly `chunked`")),
-    }
-}
-
-fn one_content_length(headers: &mut HeaderMap) -> Result<(), Error> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(()) };
-    let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    if !digits || values.any(|value| value != first) {
-        return Err(Error::Malformed("Content-Length must be one number"));
-    }
-    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
-        let first = first.clone();
-        headers.insert(header::CONTENT_LENGTH, first);
-    }
-    Ok(())
-}
-
-fn has_body(headers: &HeaderMap, seen: Seen) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH);
-    seen.has(Seen::TRANSFER_ENCODING)
-        || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+fn is_spaced(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
 /// The protocol of an upgrade that may be passed on: one token, asked for in `Connection`, and never `h2c`,
@@ -447,11 +424,25 @@ pub fn clean_response(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes away what no trailer of an answer may decide, and what HTTP/2 may not carry (RFC 9110, 6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let decides = |name: &str| {
+        let seen = Seen::of(name);
+        seen.has(Seen::HOP_BY_HOP)
+            || seen.has(Seen::CONTENT_LENGTH)
+            || matches!(name, "host" | "set-cookie" | "trailer")
+    };
+    if trailers.keys().any(|name| decides(name.as_str())) {
+        remove_named(trailers, decides);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { header_bytes_max: 1000, header_count_max: 10, target_bytes_max: 100 };
+    const LIMITS: Limits =
+        Limits { header_bytes_max: 1000, header_count_max: 10, target_bytes_max: 100, keeps_underscores: false };
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &str)| {
@@ -511,6 +502,43 @@ mod tests {
         let mut headers = map(&fields);
         clean_request(&mut headers, Version::HTTP_11, LIMITS, true).unwrap();
         assert_eq!(headers.len(), 5, "a trusted proxy may have asked for the certificate");
+    }
+
+    #[test]
+    fn underscores_are_kept_where_they_are_wanted_but_for_aliases() {
+        let names = [
+            "x_a",
+            "_",
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_real_ip",
+            "content_length",
+            "transfer_encoding",
+            "ssl_client_verify",
+            "x_request_id",
+        ];
+        let mut headers = map(&names.map(|name| (name, "1")));
+        clean_request(&mut headers, Version::HTTP_11, Limits { keeps_underscores: true, ..LIMITS }, true).unwrap();
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["_", "x_a"]);
+    }
+
+    #[test]
+    fn values_over_http_2_have_no_white_space_around_them() {
+        for value in [" b", "b ", "\tb", " "] {
+            let read = |version| clean_request(&mut map(&[("x-a", value)]), version, LIMITS, false);
+            assert!(matches!(read(Version::HTTP_2), Err(Error::Malformed(_))), "{value:?}");
+            assert_eq!(read(Version::HTTP_11), Ok(None), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_of_an_answer_decide_nothing() {
+        let mut trailers =
+            map(&[("grpc-status", "0"), ("content-length", "5"), ("connection", "x"), ("set-cookie", "a=b")]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]

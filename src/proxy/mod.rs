@@ -11,6 +11,7 @@ mod error;
 mod error_page;
 mod filters;
 mod forward;
+mod framing;
 mod handle;
 mod headers;
 mod intake;

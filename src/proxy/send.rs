@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::body::Exchange;
+use super::framing;
 use crate::clock::Timer;
 use crate::upstream::{Acquired, Http1, Http2, RequestBody};
 
@@ -67,6 +68,7 @@ async fn send_http1(
         to_http1(request);
     }
     let message = request.take().expect("a request is sent once, or comes back");
+    connection.awaits_head();
     // Nobody but ourselves completes it, so that nobody has to wake us for it.
     let mut quiet = Context::from_waker(Waker::noop());
     let mut sending = pin!(connection.sender.try_send_request(message));
@@ -89,7 +91,13 @@ async fn send_http1(
     .await;
     match sent {
         None => Err(SendError::TimedOut),
-        Some(Ok(response)) => Ok(Answer { response, connection: Some(connection), stream: None }),
+        Some(Ok(mut response)) => {
+            connection.has_head();
+            // Otherwise the connection ends here: nobody can tell where the answer does.
+            let framed = framing::is_response_framed(response.headers_mut());
+            framed.then_some(Answer { response, connection: Some(connection), stream: None }).ok_or(SendError::Invalid)
+        }
+        Some(Err(_)) if connection.is_flooded() => Err(SendError::Invalid),
         Some(Err(error)) => Err(unsent_or_failed(error, request)),
     }
 }
@@ -115,7 +123,11 @@ async fn send_http2(
     let sent = poll_fn(|context| wait.or_over(sending.as_mut().poll(context), context)).await;
     match sent {
         None => Err(SendError::TimedOut),
-        Some(Ok(response)) => Ok(Answer { response, connection: None, stream: Some(connection.stream.clone()) }),
+        Some(Ok(mut response)) => {
+            let framed = framing::is_response_framed(response.headers_mut());
+            let stream = Some(connection.stream.clone());
+            framed.then_some(Answer { response, connection: None, stream }).ok_or(SendError::Invalid)
+        }
         Some(Err(error)) => {
             let failed = unsent_or_failed(error, request);
             if let (SendError::Refused | SendError::Broken, Some(endpoint)) = (&failed, exchange.endpoint) {
@@ -171,7 +183,9 @@ fn to_http2(request: &mut Request<RequestBody>, secure: bool) {
     request.headers_mut().remove(header::TRANSFER_ENCODING);
     let Some(host) = request.headers_mut().remove(header::HOST) else { return };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Ok(authority) = Authority::try_from(host.as_bytes()) {
+    // HTTP/1.0 may name no host, and HTTP/2 has to: one that is nobody's (RFC 6761, 6.4).
+    let host = if host.is_empty() { b"none.invalid" } else { host.as_bytes() };
+    if let Ok(authority) = Authority::try_from(host) {
         parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(authority);
     }

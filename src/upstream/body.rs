@@ -17,8 +17,9 @@ use super::whole::{Room, Store, Whole};
 use crate::clock::{Clock, Timer};
 
 /// Fields that must be known before the body, beside those of a prefix.
-const DECISIVE: [&str; 21] = [
+const DECISIVE: [&str; 22] = [
     "authorization",
+    "cache-control",
     "connection",
     "cookie",
     "expect",
@@ -210,6 +211,7 @@ fn clean_trailers(trailers: &mut HeaderMap) {
         name.starts_with("content-")
             || name.starts_with("x-forwarded-")
             || name.starts_with("proxy-")
+            || name.starts_with("if-")
             || name.contains('_')
             || DECISIVE.contains(&name)
     };

@@ -2,6 +2,7 @@
 //! connection has no task of its own: whoever uses it drives it, so that a request costs no wake-up of another
 //! task. HTTP/2 connections are shared, and have one.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -26,6 +27,9 @@ use crate::tls::EndpointTls;
 
 /// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. More
+/// than hyper reads at once, as the beginning of the body may come with the head.
+const ANSWER_BYTES_MAX: usize = 4 * BUFFER_BYTES_MAX;
 /// Flow-control windows towards HTTP/2 endpoints, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -52,6 +56,8 @@ pub struct Http1 {
     pub sender: http1::SendRequest<RequestBody>,
     connection: Option<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>,
     over: bool,
+    /// What may still be read before the head of an answer is there; `None` while none is waited for.
+    head_bytes_left: Rc<Cell<Option<usize>>>,
     user: Arc<User>,
     /// Of `user`.
     waker: Waker,
@@ -133,6 +139,20 @@ impl Http1 {
         self.user.task.take();
     }
 
+    /// From now on the connection may read so much and no more, until there is an answer's head.
+    pub fn awaits_head(&self) {
+        self.head_bytes_left.set(Some(ANSWER_BYTES_MAX));
+    }
+
+    pub fn has_head(&self) {
+        self.head_bytes_left.set(None);
+    }
+
+    /// Whether the endpoint sent more than an answer's head may have, as by 1xx answers without an end.
+    pub fn is_flooded(&self) -> bool {
+        self.head_bytes_left.get() == Some(0)
+    }
+
     /// Closes a connection that is over: a request that it did not take comes back to its sender.
     pub fn close(&mut self) {
         self.connection = None;
@@ -163,8 +183,8 @@ pub(super) async fn connect(
         // Heads and bodies leave in whole writes; waiting for more only costs time.
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let stream = Socket(stream);
-        let (io, http2) = match tls {
-            None => (UpstreamIo::Plain(stream), protocol == Protocol::H2c),
+        let (stream, http2) = match tls {
+            None => (Stream::Plain(stream), protocol == Protocol::H2c),
             Some(EndpointTls { config, server_name }) => {
                 // Its address is not told; it only names the endpoint's sessions.
                 let address = || ServerName::IpAddress(endpoint.address.ip().into());
@@ -172,9 +192,10 @@ pub(super) async fn connect(
                 let stream =
                     TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (UpstreamIo::Tls(Box::new(stream)), http2)
+                (Stream::Tls(Box::new(stream)), http2)
             }
         };
+        let io = UpstreamIo { stream, head_bytes_left: Rc::default() };
         if http2 { shake_http2(io, rounds.clone(), cells).await } else { shake_http1(io, cells).await }
     };
     match tokio::time::timeout(timeout, attempt).await {
@@ -184,15 +205,17 @@ pub(super) async fn connect(
 }
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
+    let head_bytes_left = io.head_bytes_left.clone();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
+        .max_header_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
     let user = Arc::new(User::default());
     let waker = Waker::from(user.clone());
     let connection = Some(connection);
-    let http1 = Http1 { sender, connection, over: false, user, waker, open: Open::new(cells) };
+    let http1 = Http1 { sender, connection, over: false, head_bytes_left, user, waker, open: Open::new(cells) };
     Ok(Connected::Http1(Box::new(http1)))
 }
 
@@ -231,27 +254,43 @@ where
     }
 }
 
-/// The socket of an upstream connection.
+/// The socket of an upstream connection, which bounds what is read for an answer's head.
 #[derive(Debug)]
-pub enum UpstreamIo {
+pub struct UpstreamIo {
+    stream: Stream,
+    head_bytes_left: Rc<Cell<Option<usize>>>,
+}
+
+#[derive(Debug)]
+enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
 }
 
 impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if let Some(left) = this.head_bytes_left.get() {
+            let left = left.saturating_sub(buffer.filled().len() - before);
+            this.head_bytes_left.set(Some(left));
+            if left == 0 {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the answer's head has no end")));
+            }
         }
+        polled
     }
 }
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -260,30 +299,30 @@ impl AsyncWrite for UpstreamIo {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

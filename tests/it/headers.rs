@@ -227,6 +227,18 @@ fn fields_that_frameworks_mistake_for_others_are_dropped() {
 }
 
 #[test]
+fn underscores_pass_where_they_are_wanted_but_for_aliases() {
+    let (backend, _folder, portunus) =
+        served(&["--underscores-in-headers", "keep", "--trusted-proxies", "127.0.0.0/8"]);
+    let aliases = ["X_Forwarded_For", "X-Forwarded_Proto", "X_Real_IP", "Content_Length", "SSL_Client_Verify"];
+    let lines: Vec<String> = aliases.iter().map(|name| format!("{name}: 6.6.6.6")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).chain(["App_Key: 1", "_: 2"]).collect();
+    let head = forwarded(&portunus, &backend, &lines);
+    assert_eq!((head.get("app_key"), head.get("_")), (Some("1"), Some("2")));
+    assert!(!String::from_utf8_lossy(&head.raw).contains("6.6.6.6"), "{head:?}");
+}
+
+#[test]
 fn other_fields_pass_in_order_and_byte_by_byte() {
     let backend = Backend::new(|exchange| {
         exchange.read_body();

@@ -18,6 +18,9 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+/// What every peer takes (RFC 9113, 4.2).
+const FRAME_BYTES_MAX: usize = 16_384;
 
 /// How the other side answered a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +63,16 @@ impl RawH2 {
         let _ = self.wire.write(&bytes);
     }
 
-    /// A header block in one frame; `flags` may say that the stream ends with it.
+    /// A header block, in as few frames as it fits into; `flags` may say that the stream ends with it.
     pub fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
-        self.frame(HEADERS, END_HEADERS | flags, stream, &block(fields));
+        let block = block(fields);
+        let mut frames = block.chunks(FRAME_BYTES_MAX).peekable();
+        let mut kind = (HEADERS, flags);
+        while let Some(payload) = frames.next() {
+            let end = if frames.peek().is_none() { END_HEADERS } else { 0 };
+            self.frame(kind.0, kind.1 | end, stream, payload);
+            kind = (CONTINUATION, 0);
+        }
     }
 
     pub fn data(&mut self, stream: u32, flags: u8, bytes: &[u8]) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -28,6 +28,7 @@ pub struct Received {
     pub connection: usize,
     /// What was learned of the client in the handshake.
     pub peer: Peer,
+    pub method: Method,
     pub uri: Uri,
     pub version: Version,
     pub headers: HeaderMap,
@@ -187,9 +188,9 @@ async fn receive(
     let (parts, body) = request.into_parts();
     let collected = body.collect().await?;
     let trailers = collected.trailers().cloned();
-    let (uri, version) = (parts.uri, parts.version);
+    let (method, uri, version) = (parts.method, parts.uri, parts.version);
     let (headers, body) = (parts.headers, collected.to_bytes());
-    let received = Received { connection, peer, uri, version, headers, body, trailers };
+    let received = Received { connection, peer, method, uri, version, headers, body, trailers };
     record.lock().expect("received").push(received.clone());
     Ok(received)
 }
@@ -215,7 +216,9 @@ where
     let io = TokioIo::new(stream);
     // That a connection ends badly is for the client to see.
     let _ = if h2 {
-        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // Portunus lets pass 40 KiB.
+        builder.max_header_list_size(64 << 10);
         builder.serve_connection(io, service).await
     } else {
         hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
