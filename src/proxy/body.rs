@@ -34,6 +34,8 @@ pub struct Exchange {
     pub watch: Option<Rc<BodyWatch>>,
     /// Counts it among its client's requests, where those are limited.
     pub permit: Option<Permit>,
+    /// Its body is among the connection's that are read whole.
+    whole_body: bool,
     /// What the rule says of it; nothing for most.
     pub forwarding: Option<Arc<Forwarding>>,
     /// What to ask the rule's default backend with, if it may come to that.
@@ -61,6 +63,7 @@ impl Exchange {
             endpoint: None,
             watch: None,
             permit: None,
+            whole_body: false,
             forwarding: None,
             page: None,
             record: None,
@@ -93,6 +96,13 @@ impl Exchange {
         own.map_or(self.connection.worker.settings.tunnel_idle_timeout, seconds_in_ticks)
     }
 
+    /// Counts the body among its connection's that are read whole, until the exchange ends.
+    pub fn holds_body(&mut self) {
+        self.whole_body = true;
+        let bodies = &self.connection.whole_bodies;
+        bodies.set(bodies.get() + 1);
+    }
+
     /// The endpoint is done with the request.
     pub fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
@@ -111,9 +121,17 @@ impl Drop for Exchange {
         let worker = &self.connection.worker;
         worker.in_flight.set(worker.in_flight.get() - 1);
         self.connection.activity.request_ends();
+        if self.whole_body {
+            let bodies = &self.connection.whole_bodies;
+            bodies.set(bodies.get() - 1);
+        }
         let duration = self.started.elapsed();
-        // A client that left before there was an answer; nginx's number for it, counted among 4xx.
-        let status = if self.status == 0 { 499 } else { self.status };
+        let status = match self.status {
+            0 if std::thread::panicking() => 500,
+            // A client that left before there was an answer; nginx's number for it, counted among 4xx.
+            0 => 499,
+            status => status,
+        };
         worker.cells.request(self.route, status, duration);
         let request_bytes = self.request_bytes + self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
         worker.cells.request_bytes.add(request_bytes);
@@ -124,7 +142,8 @@ impl Drop for Exchange {
             facts.duration = duration;
             facts.request_bytes = request_bytes;
             facts.response_bytes = self.response_bytes;
-            facts.termination = self.reason.unwrap_or(if self.complete { "complete" } else { "client_left" });
+            let termination = if self.complete { "complete" } else { "client_left" };
+            facts.termination = self.reason.unwrap_or(if std::thread::panicking() { "panicked" } else { termination });
             log.log(record);
         }
     }

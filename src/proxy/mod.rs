@@ -11,6 +11,7 @@ mod error;
 mod error_page;
 mod filters;
 mod forward;
+mod guard;
 mod handle;
 mod headers;
 mod intake;
