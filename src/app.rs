@@ -67,7 +67,9 @@ pub fn run(config: &Serve) -> Result<()> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let metrics = Metrics::new();
     let counted = metrics.clone();
-    telemetry::note_panics(move || drop(counted.panics.fetch_add(1, Ordering::Relaxed)));
+    telemetry::note_panics(move || {
+        counted.panics.fetch_add(1, Ordering::Relaxed);
+    });
     let (log, writer) = match destination(&config.process.access_log) {
         None => (None, None),
         Some(destination) => {

@@ -40,8 +40,8 @@ use crate::upstream::{Join, LocalExecutor, Meter, Side, Socket};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Largest HTTP/1 head that is read, in bytes; above the limit of a head, so that ours answers first.
 const HTTP1_HEAD_BYTES: usize = 64 * 1024;
-/// Most of a body that is read at once, in bytes: buffers grow while they are filled.
-const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
+/// Most of a body that is read at once, and that waits to be written, in bytes: buffers grow while they are filled.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes that are taken at once of what comes before hyper has the connection. They lie on the stack.
 const FIRST_BYTES: usize = 4096;
 /// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.

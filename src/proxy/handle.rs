@@ -85,12 +85,12 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let generation = table.generation;
     let mut exchange = Exchange::begin(&connection);
     let (mut head, body) = request.into_parts();
-    #[cfg(debug_assertions)]
-    panic_if_told(worker.settings.panic_at.as_deref(), &head);
     if let Some(log) = &worker.log {
         let record = log.begin(exchange.started);
         exchange.record = Some(begin(record, &connection, &mut head, generation));
     }
+    #[cfg(debug_assertions)]
+    panic_if_told(worker.settings.panic_at.as_deref(), &head);
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,

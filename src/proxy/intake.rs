@@ -113,12 +113,14 @@ fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &E
         let kind = request.headers().get(header::CONTENT_TYPE);
         kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
     };
-    let room = exchange.connection.whole_bodies.get() < WHOLE_BODIES_MAX;
-    wanted && room && plan.upgrade.is_none() && request.is_some_and(|request| !grpc(request))
+    wanted && plan.upgrade.is_none() && request.is_some_and(|request| !grpc(request))
 }
 
 /// Reads the body before an endpoint is chosen, as far as there is room.
 async fn read_whole(request: &mut Outgoing, exchange: &mut Exchange) -> Result<(), Error> {
+    if exchange.connection.whole_bodies.get() >= WHOLE_BODIES_MAX {
+        return Ok(());
+    }
     let Some(mut message) = request.take() else { return Ok(()) };
     exchange.holds_body();
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);

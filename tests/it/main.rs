@@ -44,6 +44,7 @@ mod http2;
 mod idle;
 mod layers;
 mod limits;
+#[cfg(debug_assertions)]
 mod panics;
 mod paths;
 mod proof;
