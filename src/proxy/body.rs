@@ -12,9 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::access_log::Record;
+use super::activity::Activity;
 use super::connection::Connection;
 use super::error::Error;
 use super::error_page::Page;
+use super::piece::Piece;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
@@ -329,16 +331,34 @@ impl ResponseBody {
 
     /// Notes whom the body waits for.
     fn waits(&self, for_client: bool) {
-        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
-            exchange.connection.activity.body_waits(place, for_client);
+        if let Some((place, activity)) = self.place() {
+            activity.body_waits(place, for_client);
+        }
+    }
+
+    fn place(&self) -> Option<(usize, &Rc<Activity>)> {
+        self.place.zip(self.exchange.as_ref()).map(|(place, exchange)| (place, &exchange.connection.activity))
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Some(*next));
+        }
+        let polled = self.poll_one(context);
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) && !self.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                Poll::Ready(Some(Ok(Frame::data(self.join(data, context)))))
+            }
+            polled => polled,
         }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
-            exchange.connection.activity.body_ends(place);
+        if let Some((place, activity)) = self.place() {
+            activity.body_ends(place);
         }
     }
 }
@@ -348,25 +368,19 @@ fn is_small(data: &Bytes) -> bool {
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = ResponseError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, ResponseError>>> {
         let this = self.get_mut();
-        if let Some(next) = this.next.take() {
-            return Poll::Ready(Some(*next));
+        if this.place().is_some_and(|(place, activity)| !activity.may_take(place, context)) {
+            return Poll::Pending;
         }
-        let polled = this.poll_one(context);
-        match polled {
-            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) && !this.is_end_stream() => {
-                let data = frame.into_data().unwrap_or_default();
-                Poll::Ready(Some(Ok(Frame::data(this.join(data, context)))))
-            }
-            polled => polled,
-        }
+        let next = this.poll_next(context);
+        next.map_ok(|frame| frame.map_data(|data| Piece::new(data, this.place())))
     }
 
     fn is_end_stream(&self) -> bool {

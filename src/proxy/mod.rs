@@ -17,6 +17,7 @@ mod headers;
 mod intake;
 mod io;
 mod listener;
+mod piece;
 mod proxy_protocol;
 mod retry;
 mod send;

@@ -266,7 +266,7 @@ fn frames_that_only_cost_work() {
     assert_ends("frames of no known kind", &[], |_| frame(0xfa, 0, 0, b"what?").repeat(100));
     assert_ends("large frames of no known kind", &[], |_| frame(0xfa, 0, 0, &[0; 16_000]));
     assert_ends("RST_STREAM of a stream that has ended", &get(1, "/", &[]), |_| frame(RST_STREAM, 0, 1, &CANCEL));
-    assert_ends("GOAWAY", &[], |_| frame(GOAWAY, 0, 0, &[0; 8]).repeat(100));
+    assert_ends_somehow("GOAWAY", &[], |_| frame(GOAWAY, 0, 0, &[0; 8]).repeat(100));
 }
 
 #[test]
@@ -463,9 +463,9 @@ fn clients_that_answer_each_frame_are_no_flood() {
     client.send(&frame(HEADERS, END_HEADERS, 1, &block(&fields("/stream"))));
     let (mut sent, mut back) = (0, 0);
     while back < 5 * messages {
-        // As many small messages as there is window for, in one write.
+        // Many small messages in one write: h2 allows for some 2,000 that their endpoint hasn't read yet.
         if sent == back / 5 {
-            let burst = 10_000.min(messages - sent);
+            let burst = 1500.min(messages - sent);
             assert!(client.send(&frame(DATA, 0, 1, b"hello").repeat(burst)), "after {sent} messages");
             sent += burst;
         }
