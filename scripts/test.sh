@@ -39,6 +39,7 @@ step "format" cargo fmt --check
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "dependencies" scripts/deny.sh
 step "gRPC server and client" scripts/grpc.sh
+step "h2spec" scripts/h2spec.sh
 step "test cluster" test_cluster
 step "examples" examples
 # Last, so that the runner's own closing lines close the output.

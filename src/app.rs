@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::model::ObjectName;
 use crate::proxy::{self, AccessLog, Destination, Limits, Socket};
 use crate::sockets::Sockets;
 use crate::table::describe;
+use crate::telemetry;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
 use crate::upstream::{Logins, PoolSettings, SessionKey};
@@ -64,6 +66,10 @@ pub fn run(config: &Serve) -> Result<()> {
     // As many sockets as the system allows; where it doesn't, --max-connections is the operator's affair.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let metrics = Metrics::new();
+    let counted = metrics.clone();
+    telemetry::note_panics(move || {
+        counted.panics.fetch_add(1, Ordering::Relaxed);
+    });
     let (log, writer) = match destination(&config.process.access_log) {
         None => (None, None),
         Some(destination) => {
@@ -310,6 +316,8 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         connections_max: clients.max_connections,
         in_flight_max,
         generation_header: config.process.generation_header,
+        #[cfg(debug_assertions)]
+        panic_at: config.process.panic_at.clone(),
     }
 }
 

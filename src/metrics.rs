@@ -69,7 +69,12 @@ pub struct WorkerCells {
     pub tunnels_closed: Cell,
     pub request_bytes: Cell,
     pub response_bytes: Cell,
+    /// By [`SIDES`].
+    pub floods: [Cell; 2],
 }
+
+/// Who may flood an HTTP/2 connection.
+const SIDES: [&str; 2] = ["client", "endpoint"];
 
 /// Which kind of listener a connection came through: an index of [`WorkerCells::accepted`].
 pub const LISTENERS: [&str; 2] = ["http", "https"];
@@ -119,6 +124,7 @@ pub struct Metrics {
     /// 1 if this replica writes status and Events.
     pub leader: AtomicU64,
     pub watch_failures: AtomicU64,
+    pub panics: AtomicU64,
 }
 
 impl Metrics {
@@ -270,6 +276,14 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let counter = ConstCounter::new(metrics.sum(read));
         counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
     }
+    let help = "HTTP/2 connections closed because their peer sent more frames than it had use for";
+    let mut family = encoder.encode_descriptor("http2_floods", help, None, MetricType::Counter)?;
+    for (index, side) in SIDES.iter().enumerate() {
+        let floods = ConstCounter::new(metrics.sum(|cells| cells.floods[index].read()));
+        floods.encode(family.encode_family(&[("side", *side)])?)?;
+    }
+    let panics = ConstCounter::new(metrics.panics.load(Ordering::Relaxed));
+    panics.encode(encoder.encode_descriptor("panics", "Bugs that were met", None, MetricType::Counter)?)?;
     let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
     let help = "Access log lines dropped because the queue was full";
     dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;

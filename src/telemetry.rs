@@ -22,3 +22,14 @@ pub fn start(format: LogFormat, filter: &str) {
         LogFormat::Json => builder.json().init(),
     }
 }
+
+/// Has every panic counted, and logged by its place. What it says may hold what a client sent or a key, unless it is a
+/// text of the program's own.
+pub fn note_panics(count: impl Fn() + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |panic| {
+        count();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("a text with values in it");
+        tracing::error!(what, "panicked at {place}");
+    }));
+}

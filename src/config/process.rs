@@ -21,6 +21,10 @@ pub struct Process {
     /// Answers carry x-portunus-generation, the number of the table that decided them
     #[arg(long, env = "PORTUNUS_GENERATION_HEADER")]
     pub generation_header: bool,
+    /// Path whose requests panic, for the test of that
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub panic_at: Option<String>,
     #[command(flatten)]
     pub logging: Logging,
 }

@@ -3,13 +3,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
 
 /// Ticks of idleness after which an HTTP/1 connection gives its buffers back: about a second.
 const BUFFERS_TICKS: u64 = 10;
+
+/// What of its answers an HTTP/2 connection holds in memory, in bytes, before bodies that hold some of it wait. One
+/// that holds nothing takes a piece, so that clients who leave some streams alone are sent the others.
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,19 @@ enum Waits {
     Write,
 }
 
+/// The body of an HTTP/2 answer.
+#[derive(Debug, Default)]
+struct Offer {
+    /// It waits for the client to take what it was offered: since which tick, or 0.
+    since: u64,
+    /// Bytes that wait for the client's windows, or to be written.
+    held: usize,
+    /// It has ended; its place is free when nothing of it is held.
+    over: bool,
+    /// It waits for bytes to be let go.
+    paused: Option<Waker>,
+}
+
 /// When bytes last moved, and what is waited for.
 #[derive(Debug)]
 pub struct Activity {
@@ -39,9 +56,12 @@ pub struct Activity {
     /// Bytes from the client and to it.
     received: Cell<u64>,
     sent: Cell<u64>,
-    /// The bodies of HTTP/2 answers that wait for the client to take what it was offered: since which tick, or 0.
-    offered: RefCell<Vec<u64>>,
+    offered: RefCell<Vec<Offer>>,
     free: RefCell<Vec<usize>>,
+    /// What the bodies hold together.
+    held: Cell<usize>,
+    /// One of them waits for bytes to be let go.
+    paused: Cell<bool>,
     clock: Rc<Clock>,
     head_timeout: u64,
     /// Until an HTTP/1 connection gives its buffers back, and from then on.
@@ -69,6 +89,8 @@ impl Activity {
             sent: Cell::new(0),
             offered: RefCell::default(),
             free: RefCell::default(),
+            held: Cell::new(0),
+            paused: Cell::new(false),
             clock: worker.clock.clone(),
             head_timeout: settings.request_head_timeout,
             buffers_timeout,
@@ -181,19 +203,66 @@ impl Activity {
         }
         let mut offered = self.offered.borrow_mut();
         Some(self.free.borrow_mut().pop().unwrap_or_else(|| {
-            offered.push(0);
+            offered.push(Offer::default());
             offered.len() - 1
         }))
     }
 
     pub fn body_ends(&self, place: usize) {
-        self.body_waits(place, false);
-        self.free.borrow_mut().push(place);
+        let offer = &mut self.offered.borrow_mut()[place];
+        (offer.since, offer.over) = (0, true);
+        self.free_if_over(place, offer);
+    }
+
+    fn free_if_over(&self, place: usize, offer: &mut Offer) {
+        if offer.over && offer.held == 0 {
+            offer.over = false;
+            self.free.borrow_mut().push(place);
+        }
+    }
+
+    pub fn holds(&self, place: usize, bytes: usize) {
+        self.offered.borrow_mut()[place].held += bytes;
+        self.held.set(self.held.get() + bytes);
+    }
+
+    pub fn lets_go(&self, place: usize, bytes: usize) {
+        self.held.set(self.held.get() - bytes);
+        let mut offered = self.offered.borrow_mut();
+        offered[place].held -= bytes;
+        self.free_if_over(place, &mut offered[place]);
+        if !self.paused.get() {
+            return;
+        }
+        if self.held.get() < HELD_BYTES_MAX {
+            self.paused.set(false);
+            offered.iter_mut().filter_map(|offer| offer.paused.take()).for_each(Waker::wake);
+        } else if offered[place].held == 0
+            && let Some(waker) = offered[place].paused.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Whether a body may take more from its endpoint; if not, its task is woken when it is to ask again.
+    pub fn may_take(&self, place: usize, context: &Context<'_>) -> bool {
+        if self.held.get() < HELD_BYTES_MAX {
+            return true;
+        }
+        let offer = &mut self.offered.borrow_mut()[place];
+        if offer.held == 0 {
+            return true;
+        }
+        self.paused.set(true);
+        if !offer.paused.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            offer.paused = Some(context.waker().clone());
+        }
+        false
     }
 
     /// The body was asked for more, and has offered something or waits for its endpoint.
     pub fn body_waits(&self, place: usize, for_client: bool) {
-        self.offered.borrow_mut()[place] = if for_client { self.clock.now().max(1) } else { 0 };
+        self.offered.borrow_mut()[place].since = if for_client { self.clock.now().max(1) } else { 0 };
     }
 
     /// Whether what passed is the time of a client that has left what it was offered; if not, looks again after
@@ -204,7 +273,7 @@ impl Activity {
 
     fn has_stalled(&self) -> bool {
         let now = self.clock.now();
-        let late = |since: &u64| *since != 0 && now - since >= self.write_timeout;
+        let late = |offer: &Offer| offer.since != 0 && now - offer.since >= self.write_timeout;
         let stalled = self.offered.borrow().iter().any(late);
         if !stalled {
             self.timer.set(self.write_timeout);

@@ -12,10 +12,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::access_log::Record;
+use super::activity::Activity;
 use super::connection::Connection;
 use super::error::Error;
 use super::error_page::Page;
 use super::headers;
+use super::piece::Piece;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
@@ -35,6 +37,8 @@ pub struct Exchange {
     pub watch: Option<Rc<BodyWatch>>,
     /// Counts it among its client's requests, where those are limited.
     pub permit: Option<Permit>,
+    /// Its body is among the connection's that are read whole.
+    whole_body: bool,
     /// What the rule says of it; nothing for most.
     pub forwarding: Option<Arc<Forwarding>>,
     /// What to ask the rule's default backend with, if it may come to that.
@@ -62,6 +66,7 @@ impl Exchange {
             endpoint: None,
             watch: None,
             permit: None,
+            whole_body: false,
             forwarding: None,
             page: None,
             record: None,
@@ -94,6 +99,13 @@ impl Exchange {
         own.map_or(self.connection.worker.settings.tunnel_idle_timeout, seconds_in_ticks)
     }
 
+    /// Counts the body among its connection's that are read whole, until the exchange ends.
+    pub fn holds_body(&mut self) {
+        self.whole_body = true;
+        let bodies = &self.connection.whole_bodies;
+        bodies.set(bodies.get() + 1);
+    }
+
     /// The endpoint is done with the request.
     pub fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
@@ -112,9 +124,17 @@ impl Drop for Exchange {
         let worker = &self.connection.worker;
         worker.in_flight.set(worker.in_flight.get() - 1);
         self.connection.activity.request_ends();
+        if self.whole_body {
+            let bodies = &self.connection.whole_bodies;
+            bodies.set(bodies.get() - 1);
+        }
         let duration = self.started.elapsed();
-        // A client that left before there was an answer; nginx's number for it, counted among 4xx.
-        let status = if self.status == 0 { 499 } else { self.status };
+        let status = match self.status {
+            0 if std::thread::panicking() => 500,
+            // A client that left before there was an answer; nginx's number for it, counted among 4xx.
+            0 => 499,
+            status => status,
+        };
         worker.cells.request(self.route, status, duration);
         let request_bytes = self.request_bytes + self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
         worker.cells.request_bytes.add(request_bytes);
@@ -125,7 +145,8 @@ impl Drop for Exchange {
             facts.duration = duration;
             facts.request_bytes = request_bytes;
             facts.response_bytes = self.response_bytes;
-            facts.termination = self.reason.unwrap_or(if self.complete { "complete" } else { "client_left" });
+            let termination = if self.complete { "complete" } else { "client_left" };
+            facts.termination = self.reason.unwrap_or(if std::thread::panicking() { "panicked" } else { termination });
             log.log(record);
         }
     }
@@ -314,16 +335,34 @@ impl ResponseBody {
 
     /// Notes whom the body waits for.
     fn waits(&self, for_client: bool) {
-        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
-            exchange.connection.activity.body_waits(place, for_client);
+        if let Some((place, activity)) = self.place() {
+            activity.body_waits(place, for_client);
+        }
+    }
+
+    fn place(&self) -> Option<(usize, &Rc<Activity>)> {
+        self.place.zip(self.exchange.as_ref()).map(|(place, exchange)| (place, &exchange.connection.activity))
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Some(*next));
+        }
+        let polled = self.poll_one(context);
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) && !self.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                Poll::Ready(Some(Ok(Frame::data(self.join(data, context)))))
+            }
+            polled => polled,
         }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let (Some(place), Some(exchange)) = (self.place, &self.exchange) {
-            exchange.connection.activity.body_ends(place);
+        if let Some((place, activity)) = self.place() {
+            activity.body_ends(place);
         }
     }
 }
@@ -333,25 +372,19 @@ fn is_small(data: &Bytes) -> bool {
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = ResponseError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, ResponseError>>> {
         let this = self.get_mut();
-        if let Some(next) = this.next.take() {
-            return Poll::Ready(Some(*next));
+        if this.place().is_some_and(|(place, activity)| !activity.may_take(place, context)) {
+            return Poll::Pending;
         }
-        let polled = this.poll_one(context);
-        match polled {
-            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(is_small) && !this.is_end_stream() => {
-                let data = frame.into_data().unwrap_or_default();
-                Poll::Ready(Some(Ok(Frame::data(this.join(data, context)))))
-            }
-            polled => polled,
-        }
+        let next = this.poll_next(context);
+        next.map_ok(|frame| frame.map_data(|data| Piece::new(data, this.place())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,7 +3,7 @@
 //! too long. What only one part of its life needs is in a box of that part: idle connections are many, and an
 //! HTTP/1 connection that was idle for a second is a socket, its TLS session and little else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,7 +26,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::activity::Activity;
 use super::client_certificate::Presented;
-use super::handle::handle;
+use super::guard::answer;
 use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
 use super::listener::Listener;
@@ -34,14 +34,14 @@ use super::proxy_protocol;
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::drain::Phase;
-use crate::upstream::{Join, LocalExecutor, Socket};
+use crate::upstream::{Join, LocalExecutor, Meter, Side, Socket};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Largest HTTP/1 head that is read, in bytes; above the limit of a head, so that ours answers first.
 const HTTP1_HEAD_BYTES: usize = 64 * 1024;
-/// Most of a body that is read at once, in bytes: buffers grow while they are filled.
-const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
+/// Most of a body that is read at once, and that waits to be written, in bytes: buffers grow while they are filled.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes that are taken at once of what comes before hyper has the connection. They lie on the stack.
 const FIRST_BYTES: usize = 4096;
 /// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.
@@ -49,6 +49,8 @@ const HTTP2_STREAMS: u32 = 100;
 const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+/// Streams that we reset because of what the client did, in the life of a connection; refused ones among them.
+const HTTP2_ERROR_RESETS: usize = 256;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long and how much is read from a client that was answered in the middle of its request, so that the
@@ -67,6 +69,8 @@ pub struct Connection {
     pub presented: Option<Box<Presented>>,
     /// A tunnel to begin when hyper has written the 101.
     pub tunnel: RefCell<Option<Pending>>,
+    /// Requests whose body is read whole.
+    pub whole_bodies: Cell<u32>,
 }
 
 /// Serves a connection to its end.
@@ -101,6 +105,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         server_name,
         presented,
         tunnel: RefCell::new(None),
+        whole_bodies: Cell::new(0),
     });
     if !secure {
         match read_preface(&mut io, &connection.activity).await {
@@ -167,19 +172,29 @@ fn peer(address: IpAddr, trusted: bool, secure: bool) -> Peer {
     }
 }
 
-/// Reads until it is clear which protocol the client speaks. `None`: it went away or took too long.
+/// Reads until it is clear which protocol the client speaks. `None`: none that we do, or it went away or took too long.
 async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, bool)> {
     let mut bytes = first_bytes(io, activity).await?;
     loop {
         let compared = bytes.len().min(PREFACE.len());
         if bytes[..compared] != PREFACE[..compared] {
-            return Some((bytes, false));
+            return (!is_foreign(&bytes)).then_some((bytes, false));
         }
         if compared == PREFACE.len() {
             return Some((bytes, true));
         }
         bytes = [bytes, first_bytes(io, activity).await?].concat().into();
     }
+}
+
+/// Three words of letters: no request line of any version, so that nobody expects an answer in HTTP/1. Who meant HTTP/2
+/// by it gets a closed connection (RFC 9113, 3.4).
+fn is_foreign(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_suffix(b"\r") else { return false };
+    let is_word = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_alphabetic);
+    let mut words = line.split(|byte| *byte == b' ');
+    (0..3).all(|_| words.next().is_some_and(is_word)) && words.next().is_none()
 }
 
 /// What the client sends next; nothing is kept ready for it meanwhile. `None`: it went away or took too long.
@@ -237,7 +252,7 @@ enum Left {
 /// Serves HTTP/1 until the connection has been idle for a while, or is to be something else.
 async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left) {
     let worker = &connection.worker;
-    let service = service_fn(|request| handle(connection.clone(), request));
+    let service = service_fn(|request| answer(connection.clone(), request));
     let limits = worker.settings.limits;
     let mut builder = http1::Builder::new();
     // hyper keeps its own 100 on the stack, and any number that it is told on the heap.
@@ -313,20 +328,22 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         let connection = connection.clone();
         // In a box: each request is a task of its own, which is moved from hyper into its place and on, with all that
         // it may ever hold.
-        service_fn(move |request| Box::pin(handle(connection.clone(), request)))
+        service_fn(move |request| Box::pin(answer(connection.clone(), request)))
     };
     let limits = worker.settings.limits;
     let header_list = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
+    let meter = Meter::new(Side::Client, &worker.cells);
     let http = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .max_send_buf_size(HTTP2_SEND_BUFFER)
+        .max_local_error_reset_streams(HTTP2_ERROR_RESETS)
         .max_header_list_size(header_list)
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-        .serve_connection(TokioIo::new(Join::new(io, worker.rounds.clone())), service);
+        .serve_connection(TokioIo::new(Join::new(io, worker.rounds.clone(), meter)), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
     activity.is_http2();

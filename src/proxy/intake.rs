@@ -15,6 +15,9 @@ use super::worker::Worker;
 use crate::filter::{Answer, Login};
 use crate::upstream::{Checked, RequestBody};
 
+/// Bodies of one connection that are read whole at a time; further ones stream.
+const WHOLE_BODIES_MAX: u32 = 8;
+
 /// The request's body on its way, unless it says that it is longer than it may be.
 pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
     let worker = &exchange.connection.worker;
@@ -68,7 +71,7 @@ impl Waits {
         plan: Plan,
         request: &mut Outgoing,
         wants_body: bool,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let worker = exchange.connection.worker.clone();
         if let Some(login) = self.login
@@ -77,7 +80,7 @@ impl Waits {
             return respond(answer, wants_body, exchange);
         }
         if self.whole_body
-            && let Err(error) = read_whole(request, &exchange).await
+            && let Err(error) = read_whole(request, &mut exchange).await
         {
             return Err((error, exchange));
         }
@@ -114,8 +117,12 @@ fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &E
 }
 
 /// Reads the body before an endpoint is chosen, as far as there is room.
-async fn read_whole(request: &mut Outgoing, exchange: &Exchange) -> Result<(), Error> {
+async fn read_whole(request: &mut Outgoing, exchange: &mut Exchange) -> Result<(), Error> {
+    if exchange.connection.whole_bodies.get() >= WHOLE_BODIES_MAX {
+        return Ok(());
+    }
     let Some(mut message) = request.take() else { return Ok(()) };
+    exchange.holds_body();
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
     let body = body.read_whole().await.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
     if let RequestBody::Whole(whole) = &body {

@@ -49,6 +49,9 @@ pub struct Settings {
     /// Of one worker.
     pub in_flight_max: u32,
     pub generation_header: bool,
+    /// A path whose requests panic, for tests.
+    #[cfg(debug_assertions)]
+    pub panic_at: Option<String>,
 }
 
 /// What a worker is given.

@@ -20,19 +20,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Endpoint, Join, RequestBody, Rounds, Socket};
+use super::{Endpoint, Join, Meter, RequestBody, Rounds, Side, Socket};
 use crate::metrics::WorkerCells;
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
 
-/// Largest read buffer of an upstream connection, in bytes; also bounds a response head.
-const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Largest read buffer of an upstream connection, in bytes; also bounds a response head, and what waits to be written.
+/// A client that shuts its windows pins two of them for each of its streams.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. More
 /// than hyper reads at once, as the beginning of the body may come with the head.
-const ANSWER_BYTES_MAX: usize = 4 * BUFFER_BYTES_MAX;
-/// Flow-control windows towards HTTP/2 endpoints, in bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Flow-control windows towards HTTP/2 endpoints, in bytes, and what waits for theirs. The connection's has room for
+/// all streams', so that those whose clients don't read leave the others theirs.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 128;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Largest header list from an HTTP/2 endpoint, in bytes.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 
@@ -224,10 +227,11 @@ async fn shake_http2(io: UpstreamIo, rounds: Rc<Rounds>, cells: &Arc<WorkerCells
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         // No pings: gRPC servers close a connection that sends more than one in five minutes. A dead one is
         // found by the requests' own time limits.
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .handshake(TokioIo::new(Join::new(io, rounds)))
+        .handshake(TokioIo::new(Join::new(io, rounds, Meter::new(Side::Endpoint, cells))))
         .await
         .map_err(ConnectError::Http)?;
     let open = Open::new(cells);

@@ -1,6 +1,7 @@
 //! Joins the writes of an HTTP/2 connection, of either side. Bare hyper sends each answer, and each request, as it is
 //! ready; here, those that are ready within a few rounds of the event loop leave in one write and one TLS record. Under
-//! light load a round comes at once, and a connection on which there is nothing to join stops waiting for it.
+//! light load a round comes at once, and a connection on which there is nothing to join stops waiting for it. All that
+//! passes is metered: a peer that floods is told so, and its connection ends.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,6 +13,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::meter::Meter;
 
 /// Bytes that are joined: the largest TLS record.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -66,6 +69,7 @@ impl Rounds {
 pub struct Join<T> {
     io: T,
     buffer: BytesMut,
+    meter: Meter,
     rounds: Rc<Rounds>,
     /// The round that a flush waits for, and what there was to write when it began to.
     until: Option<(u64, usize)>,
@@ -76,8 +80,8 @@ pub struct Join<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Join<T> {
-    pub fn new(io: T, rounds: Rc<Rounds>) -> Self {
-        Self { io, buffer: BytesMut::new(), rounds, until: None, patience: 1, at_once: 0 }
+    pub fn new(io: T, rounds: Rc<Rounds>, meter: Meter) -> Self {
+        Self { io, buffer: BytesMut::new(), meter, rounds, until: None, patience: 1, at_once: 0 }
     }
 
     /// Whether what is here leaves now; if not, this task is woken when it does.
@@ -123,11 +127,31 @@ impl<T: AsyncWrite + Unpin> Join<T> {
         self.until = None;
         Poll::Ready(Ok(()))
     }
+
+    /// Tells a peer that flooded, if it can be told at once.
+    fn say_why(&mut self, context: &mut Context<'_>) {
+        if let Some(frame) = self.meter.go_away() {
+            self.buffer.extend_from_slice(&frame);
+            let _ = self.poll_drain(context);
+            let _ = Pin::new(&mut self.io).poll_flush(context);
+        }
+    }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Join<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Join<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
+        let this = self.get_mut();
+        if this.meter.is_others_turn() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
+        let metered = this.meter.received(&buffer.filled()[before..]);
+        if metered.is_err() {
+            this.say_why(context);
+        }
+        Poll::Ready(metered)
     }
 }
 
@@ -138,8 +162,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Join<T> {
             ready!(this.poll_drain(context))?;
         }
         if bytes.len() >= BUFFER_BYTES {
-            return Pin::new(&mut this.io).poll_write(context, bytes);
+            let count = ready!(Pin::new(&mut this.io).poll_write(context, bytes))?;
+            this.meter.sent(&bytes[..count]);
+            return Poll::Ready(Ok(count));
         }
+        this.meter.sent(bytes);
         this.buffer.reserve(bytes.len());
         this.buffer.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
@@ -164,11 +191,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Join<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::AsyncWriteExt;
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::task::{spawn_local, yield_now};
 
     use super::*;
+    use crate::upstream::Side;
 
     /// The sizes of the writes that reach it.
     #[derive(Clone, Default)]
@@ -194,7 +224,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let (rounds, sink) = (Rc::new(Rounds::default()), Sink::default());
-            let join = Join::new(sink.clone(), rounds.clone());
+            let join = Join::new(sink.clone(), rounds.clone(), Meter::new(Side::Client, &Arc::default()));
             spawn_local(async move { rounds.count().await });
             spawn_local(test(join, sink)).await.unwrap();
         });

@@ -4,6 +4,7 @@
 
 mod changes;
 mod mutations;
+mod floods;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;

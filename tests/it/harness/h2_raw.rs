@@ -5,20 +5,26 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::h1;
 use super::wire::Wire;
+use super::{eventually, h1};
 
 pub const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+pub const PRIORITIZED: u8 = 32;
 const ACK: u8 = 1;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// What every peer takes (RFC 9113, 4.2).
 const FRAME_BYTES_MAX: usize = 16_384;
 
@@ -40,9 +46,16 @@ pub struct RawH2 {
 impl RawH2 {
     #[track_caller]
     pub fn open(address: SocketAddr) -> Self {
+        Self::open_with(address, &[])
+    }
+
+    /// With these settings.
+    #[track_caller]
+    pub fn open_with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut this = Self { wire: Wire::new(h1::connect(address)) };
         this.wire.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the preface");
-        this.frame(SETTINGS, 0, 0, &[]);
+        let payload = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        this.frame(SETTINGS, 0, 0, &payload.collect::<Vec<u8>>());
         this
     }
 
@@ -56,11 +69,35 @@ impl RawH2 {
 
     /// Failures to write are left to `outcome`.
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-        let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-        bytes.extend_from_slice(&stream.to_be_bytes());
-        bytes.extend_from_slice(payload);
-        let _ = self.wire.write(&bytes);
+        self.send(&frame(kind, flags, stream, payload));
+    }
+
+    /// Any bytes; false when the other side takes none any more.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.wire.write(bytes).is_ok()
+    }
+
+    /// Reads what comes from now on, in a thread of its own, and keeps account of it.
+    pub fn watch(&self) -> Watch {
+        let stream = self.wire.stream.try_clone().expect("a second handle");
+        let mut this = Self { wire: Wire { stream, unread: self.wire.unread.clone(), record: None } };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let noted = seen.clone();
+        std::thread::spawn(move || {
+            while let Some((kind, _, _, payload)) = this.read_frame() {
+                let mut seen = noted.lock().expect("seen");
+                match kind {
+                    HEADERS => seen.heads += 1,
+                    DATA => seen.data += payload.len(),
+                    RST_STREAM => seen.resets += 1,
+                    PING => seen.pings += 1,
+                    GOAWAY => seen.go_away = Some(u32::from_be_bytes(payload[4..8].try_into().expect("4 bytes"))),
+                    _ => {}
+                }
+            }
+            noted.lock().expect("seen").closed = true;
+        });
+        Watch(seen)
     }
 
     /// A header block, in as few frames as it fits into; `flags` may say that the stream ends with it.
@@ -138,12 +175,39 @@ impl RawH2 {
         }
     }
 
-    fn read_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+    pub fn read_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let head = self.wire.up_to(9).ok().filter(|head| head.len() == 9)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
         let payload = self.wire.up_to(length).ok().filter(|payload| payload.len() == length)?;
         Some((head[3], head[4], stream, payload))
+    }
+}
+
+/// What came over a connection so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub heads: usize,
+    /// Bytes of content.
+    pub data: usize,
+    pub resets: usize,
+    /// Those that answer ours, too.
+    pub pings: usize,
+    pub go_away: Option<u32>,
+    pub closed: bool,
+}
+
+/// Reads a connection as long as it is open.
+pub struct Watch(Arc<Mutex<Seen>>);
+
+impl Watch {
+    pub fn seen(&self) -> Seen {
+        *self.0.lock().expect("seen")
+    }
+
+    #[track_caller]
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        eventually(what, || Some(self.seen()).filter(&wanted))
     }
 }
 
@@ -207,8 +271,14 @@ impl Drop for RawH2Backend {
     }
 }
 
+/// A frame's bytes.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
 /// Every field as a literal that is never indexed, without Huffman coding (RFC 7541 §6.2.3).
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
         bytes.push(0x10);
@@ -217,6 +287,17 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     }
     bytes
 }
+
+/// A field that goes to the peer's table, to be named by [`INDEXED`] right behind (RFC 7541 §6.2.1).
+pub fn remembered(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0x40];
+    string(&mut bytes, name.as_bytes());
+    string(&mut bytes, value.as_bytes());
+    bytes
+}
+
+/// The newest field of the peer's table.
+pub const INDEXED: u8 = 0x80 | 62;
 
 fn string(bytes: &mut Vec<u8>, text: &[u8]) {
     match text.len() {
