@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use annotations::{ANNOTATIONS, Annotation, PREFIX as ANNOTATION_PREFIX, Status as AnnotationStatus};
+pub use annotations::{ANNOTATIONS, Annotation, Status as AnnotationStatus};
 pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};

@@ -11,7 +11,7 @@ use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
 use crate::filter::SourceRange;
-use crate::model::{Forwarding, ObjectName};
+use crate::model::{Forwarding, ObjectName, Outliers};
 
 /// What the operator decides for all objects.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Settings {
     pub without_any_class: bool,
     pub allow_external_names: bool,
     pub policy: Policy,
+    /// When endpoints are left out because they fail, where an Ingress doesn't say.
+    pub outliers: Outliers,
     pub default_certificate: Option<ObjectName>,
     /// Serve an Ingress whose annotations restrict access even though they are not honoured.
     pub ignore_unsupported_annotations: bool,
@@ -69,6 +71,7 @@ impl Default for Settings {
             without_any_class: true,
             allow_external_names: false,
             policy: Policy::default(),
+            outliers: Outliers::default(),
             default_certificate: None,
             ignore_unsupported_annotations: false,
             ssl_redirect: true,
