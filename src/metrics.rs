@@ -277,7 +277,9 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         ("retry_budget_exhausted", "Requests not sent once more because too many were", |cells| {
             cells.retry_budget_exhausted.read()
         }),
-        ("circuit_refused", "Requests refused because their backend had too many", |cells| cells.circuit_refused.read()),
+        ("circuit_refused", "Requests refused because their backend had too many", |cells| {
+            cells.circuit_refused.read()
+        }),
         ("panic_picks", "Requests sent to any endpoint because so few were well", |cells| cells.panics.read()),
         ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
     ];

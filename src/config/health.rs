@@ -45,6 +45,6 @@ pub struct Retries {
     pub retry_floor: u32,
     /// Bytes of a request's body that is read before an endpoint is chosen, so that it can be sent once more, where
     /// an Ingress has `proxy-request-buffering`; a longer one streams
-    #[arg(long, env = "PORTUNUS_REQUEST_BUFFER_BYTES_MAX", default_value_t = crate::upstream::WHOLE_BYTES_MAX, value_name = "BYTES")]
+    #[arg(long, env = "PORTUNUS_REQUEST_BUFFER_BYTES_MAX", default_value_t = 1024 * 1024, value_name = "BYTES")]
     pub request_buffer_bytes_max: usize,
 }

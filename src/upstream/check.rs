@@ -243,13 +243,8 @@ mod tests {
 
     #[test]
     fn so_many_answers_in_a_row_change_what_an_endpoint_counts_as() {
-        let check = Check {
-            kind: CheckKind::Tcp,
-            interval_milliseconds: 1,
-            timeout_milliseconds: 1,
-            healthy: 2,
-            unhealthy: 3,
-        };
+        let check =
+            Check { kind: CheckKind::Tcp, interval_milliseconds: 1, timeout_milliseconds: 1, healthy: 2, unhealthy: 3 };
         let mut streak = Streak::default();
         let mut note = |answers: &str| answers.chars().map(|it| streak.note(it == '+', &check)).collect::<Vec<_>>();
         assert_eq!(note("+--+--"), [true; 6]);

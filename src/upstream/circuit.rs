@@ -42,7 +42,8 @@ impl Circuit {
     }
 
     pub fn wait(&self) -> Option<Pending<'_>> {
-        self.pending.take().then_some(Pending(self))
+        // Not made unless it is taken: it gives back what it has not.
+        self.pending.take().then(|| Pending(self))
     }
 }
 
@@ -78,11 +79,15 @@ mod tests {
 
     #[test]
     fn places_are_limited_and_given_back() {
-        let limited = Resilience { in_flight_max: Some(2), pending_max: Some(0), ..Resilience::default() };
+        let limited = Resilience { in_flight_max: Some(2), pending_max: Some(1), ..Resilience::default() };
         let circuit = Circuit::new(Some(&limited)).unwrap();
         let taken = [circuit.enter(), circuit.enter()];
         assert!(taken.iter().all(Option::is_some) && circuit.enter().is_none() && circuit.enter().is_none());
-        assert!(circuit.wait().is_none(), "the one has nothing to do with the other");
+        let waits = circuit.wait();
+        assert!(waits.is_some(), "the one has nothing to do with the other");
+        assert!((0..3).all(|_| circuit.wait().is_none()), "who is refused gives nothing back");
+        drop(waits);
+        assert!(circuit.wait().is_some());
         drop(taken);
         assert!(circuit.enter().is_some());
         assert!(Circuit::new(None).is_none() && Circuit::new(Some(&Resilience::default())).is_none());

@@ -288,7 +288,10 @@ mod tests {
         assert_eq!((health.standing(now(), 0), health.is_out()), (Standing::Well, false));
         let length = health.eject(1_000);
         let over = health.ejected_until.load(Ordering::Relaxed);
-        assert_eq!((length, health.standing(over - 1, 0), health.standing(over, 0)), (1_000, Standing::Out, Standing::OnTrial));
+        assert_eq!(
+            (length, health.standing(over - 1, 0), health.standing(over, 0)),
+            (1_000, Standing::Out, Standing::OnTrial)
+        );
         assert!(!health.claim(over - 1, 500));
         assert!(health.claim(over, 500) && !health.claim(over, 500), "there is one");
         assert_eq!((health.standing(over, 0), health.standing(over + 500, 0)), (Standing::Out, Standing::OnTrial));

@@ -32,7 +32,6 @@ pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
 pub use socket::Socket;
-pub use whole::WHOLE_BYTES_MAX;
 
 use crate::balance::Balancer;
 use crate::metrics::Metrics;

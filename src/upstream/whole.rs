@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// Longest body that is read whole, in bytes, unless the operator says otherwise; a longer one streams on.
-pub const WHOLE_BYTES_MAX: usize = 1 << 20;
 /// What all of them may take together; without room a body streams on.
 const ALL_BYTES_MAX: usize = 64 << 20;
 /// A new store without a length to go by.
@@ -36,6 +34,7 @@ pub struct Store {
     room: Room,
     /// As the client says, if it does.
     length: u64,
+    /// A longer body streams on.
     bytes_max: usize,
 }
 
@@ -132,6 +131,8 @@ impl Whole {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WHOLE_BYTES_MAX: usize = 1 << 20;
 
     #[test]
     fn a_body_has_room_up_to_its_limit_and_to_that_of_all_together() {

@@ -8,9 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use portunus::model::ObjectName;
-use portunus::translate::{
-    ANNOTATIONS, Annotation, AnnotationStatus, Object, Resources, Settings, translate,
-};
+use portunus::translate::{ANNOTATIONS, Annotation, AnnotationStatus, Object, Resources, Settings, translate};
 use serde_json::json;
 
 use crate::harness::certificates::Authority;
@@ -101,9 +99,7 @@ fn secret(name: &str) -> k8s_openapi::api::core::v1::Secret {
 fn every_example_is_taken_without_a_problem() {
     for (topic, rows) in ANNOTATIONS {
         let examples = rows.iter().filter_map(|row| match row.status {
-            AnnotationStatus::Supported { example } => {
-                Some((row.key(), json!(example)))
-            }
+            AnnotationStatus::Supported { example } => Some((row.key(), json!(example))),
             AnnotationStatus::Planned | AnnotationStatus::Never => None,
         });
         let annotations: serde_json::Map<_, _> = examples.collect();
@@ -151,8 +147,7 @@ fn whatever_is_supported_has_a_golden_pair_for_good_and_for_bad_values() {
         .collect();
     for row in ANNOTATIONS.iter().flat_map(|(_, rows)| *rows) {
         let AnnotationStatus::Supported { .. } = row.status else { continue };
-        let (key, field) =
-            (format!("{}:", row.key()), format!("annotations[{}]", row.key()));
+        let (key, field) = (format!("{}:", row.key()), format!("annotations[{}]", row.key()));
         let good = pairs.iter().any(|(manifest, outcome)| manifest.contains(&key) && !outcome.contains(&field));
         let bad = pairs.iter().any(|(_, outcome)| outcome.contains(&field));
         assert!(good && bad, "{}: good {good}, bad {bad}", row.name);

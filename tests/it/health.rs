@@ -227,7 +227,7 @@ fn a_backend_has_no_more_requests_at_once_than_its_rule_allows() {
 #[test]
 fn no_more_wait_for_a_connection_than_a_rule_allows() {
     let silent = Silent::new();
-    let flags = ["--workers", "1", "--connect-timeout", "1s"];
+    let flags = ["--workers", "1", "--connect-timeout", "2s"];
     let (_folder, portunus) = served(&[silent.address()], &[("portunus.dev/max-pending", "1")], &flags);
     let mut clients: Vec<_> = (0..3).map(|_| Connection::open(portunus.http)).collect();
     clients.iter_mut().for_each(|client| client.send(GET));
@@ -325,8 +325,7 @@ fn with_too_few_that_are_well_all_are_used() {
         let keys = [&CHECKS[..], &[("portunus.dev/panic-threshold", threshold)]].concat();
         let (_folder, portunus) = served(&backends.each_ref().map(Backend::address), &keys, &[]);
         failing(&portunus, 2.0);
-        let answers: std::collections::BTreeSet<String> =
-            (0..30).map(|client| ask(&portunus, client).text()).collect();
+        let answers: std::collections::BTreeSet<String> = (0..30).map(|client| ask(&portunus, client).text()).collect();
         assert_eq!(answers.len(), reached, "{threshold} %");
         let panics = portunus.metric("portunus_panic_picks_total", &[]);
         assert_eq!(panics > 0.0, reached == 3, "{threshold} %: {panics}");

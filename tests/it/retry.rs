@@ -281,15 +281,11 @@ fn requests_that_lose_their_shared_connection_together_share_the_next_one() {
 
 /// A rule with these keys, to these backends, through one worker.
 fn ruled(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)]) -> (Folder, Portunus) {
-    ruled_with(addresses, keys, &[])
+    ruled_with(addresses, keys, &["--retry-floor", "1000"])
 }
 
 /// Keys with a slash are whole ones.
-fn ruled_with(
-    addresses: &[std::net::SocketAddr],
-    keys: &[(&str, &str)],
-    flags: &[&str],
-) -> (Folder, Portunus) {
+fn ruled_with(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)], flags: &[&str]) -> (Folder, Portunus) {
     let folder = Folder::to_addresses(addresses);
     let (whole, asked): (Vec<_>, Vec<_>) = keys.iter().copied().partition(|(key, _)| key.contains('/'));
     let ingress = Ingress::new("default", "all").asks(&asked).prefix("/", "app", 80);

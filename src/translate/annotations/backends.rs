@@ -52,7 +52,8 @@ pub(super) fn read(values: &mut Values, tls: Option<&BackendTls>, resilience: Op
     let (policy, hash_by) = balancing(values);
     let protocol = protocols.map(|(protocol, _)| protocol);
     let tls = tls.map(|tls| Arc::new(tls.options.clone()));
-    let options = BackendOptions { protocol, policy, service_address: values.switch("service-upstream"), tls, resilience };
+    let options =
+        BackendOptions { protocol, policy, service_address: values.switch("service-upstream"), tls, resilience };
     let secure = protocols.and_then(|(_, secure)| secure);
     let secure = secure.map(|protocol| BackendOptions { protocol: Some(protocol), ..options.clone() });
     Asked { options, secure, hash_by }
