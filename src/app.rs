@@ -24,7 +24,7 @@ use crate::kubernetes::client::connect;
 use crate::kubernetes::controller::{Addresses, Writing};
 use crate::kubernetes::{Client, Scope, status, webhook};
 use crate::metrics::Metrics;
-use crate::model::ObjectName;
+use crate::model::{Forwarding, ObjectName};
 use crate::proxy::{self, AccessLog, BudgetSettings, Destination, Limits, Socket};
 use crate::sockets::Sockets;
 use crate::table::describe;
@@ -49,6 +49,7 @@ pub fn settings(objects: &Objects) -> Settings {
         allow_external_names: objects.allow_external_names,
         policy: objects.load_balance.into(),
         outliers: objects.ejection.outliers(),
+        forwarding: Forwarding { retry: objects.next_upstream.retry(), ..Forwarding::default() },
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
         ssl_redirect: objects.ssl_redirect,

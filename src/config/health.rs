@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{duration, percent};
-use crate::model::Outliers;
+use crate::model::{Outliers, Retry};
+use crate::translate::next_upstream;
 
 /// What an Ingress without further word gets.
 #[derive(Debug, Args)]
@@ -32,6 +33,31 @@ impl Ejection {
             ejected_percent_max: self.outlier_ejected_max,
             panic_percent: self.panic_threshold,
         }
+    }
+}
+
+/// When a request is sent once more, where an Ingress doesn't say.
+#[derive(Debug, Args)]
+pub struct NextUpstream {
+    /// Failures after which a request goes to another endpoint, as in `error timeout http_503`, or `off`
+    /// [default: one more try]
+    #[arg(long, env = "PORTUNUS_PROXY_NEXT_UPSTREAM", value_name = "FAILURES", value_parser = next_upstream)]
+    pub proxy_next_upstream: Option<Retry>,
+    /// Tries of such a request, with the first; 0 is as many as there are endpoints
+    #[arg(
+        long,
+        env = "PORTUNUS_PROXY_NEXT_UPSTREAM_TRIES",
+        default_value_t = 3,
+        value_name = "COUNT",
+        requires = "proxy_next_upstream"
+    )]
+    pub proxy_next_upstream_tries: u32,
+}
+
+impl NextUpstream {
+    pub fn retry(&self) -> Option<Retry> {
+        let asked = self.proxy_next_upstream.clone();
+        asked.map(|retry| Retry { tries: self.proxy_next_upstream_tries, ..retry })
     }
 }
 

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::HeaderName;
 
 pub use cluster::{Cluster, Publishing, Webhook, WebhookServer};
-pub use health::{Ejection, Retries};
+pub use health::{Ejection, NextUpstream, Retries};
 pub use process::{Logging, Process};
 pub use traffic::{Clients, Endpoints};
 pub use values::{Listen, ListenerName, addresses};
@@ -88,6 +88,8 @@ pub struct Objects {
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
+    #[command(flatten)]
+    pub next_upstream: NextUpstream,
     #[command(flatten)]
     pub ejection: Ejection,
 }

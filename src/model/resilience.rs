@@ -73,6 +73,7 @@ impl Default for Outliers {
 
 impl Outliers {
     /// These, where a rule says nothing else.
+    #[must_use]
     pub fn with(self, asked: Option<&Resilience>) -> Self {
         let Some(asked) = asked else { return self };
         Self {

@@ -34,7 +34,7 @@ pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::{Hsts, Settings, response_header};
+pub use settings::{Hsts, Settings, next_upstream, response_header};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;

@@ -136,7 +136,10 @@ impl Target {
     async fn ask(&self) -> Result<(), Unwell> {
         match &self.check.kind {
             // TLS too would be a handshake each time; who wants it asks for an answer.
-            CheckKind::Tcp => Ok(drop(dial(&self.endpoint, None).await?)),
+            CheckKind::Tcp => {
+                dial(&self.endpoint, None).await?;
+                Ok(())
+            }
             CheckKind::Http { path, host } => {
                 let host = host.as_deref().unwrap_or(&self.endpoint.label);
                 let request = Request::builder().method(Method::GET).header(header::USER_AGENT, AGENT);

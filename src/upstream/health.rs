@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn never_too_many_are_ejected_and_never_the_last() {
-        let most = |endpoints, percent| (0..).find(|out| !may_eject(endpoints, *out, percent)).unwrap();
+        let most = |endpoints, percent| (0..=endpoints).find(|out| !may_eject(endpoints, *out, percent)).unwrap();
         for (endpoints, percent, expected) in
             [(0, 50, 0), (1, 100, 0), (2, 50, 1), (2, 10, 1), (3, 50, 1), (4, 50, 2), (10, 100, 9), (10, 0, 1)]
         {

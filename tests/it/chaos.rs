@@ -266,7 +266,9 @@ fn a_backend_that_is_killed_under_load_costs_no_request_that_may_be_sent_again()
                 drop(backends.pop());
                 wait(200);
             }
-            clients.into_iter().for_each(|client| client.join().expect("exact answers only"));
+            for client in clients {
+                client.join().expect("exact answers only");
+            }
         });
     });
     let lost = lost.into_inner();

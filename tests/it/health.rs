@@ -122,7 +122,7 @@ fn the_last_endpoint_is_never_ejected_and_none_for_answers_of_its_own() {
     (0..40).for_each(|client| assert!([502, 504].contains(&ask(&portunus, client).status)));
     assert_eq!(ejected(&portunus), 1.0);
     let counts = both.each_ref().map(Backend::count);
-    assert!(counts.iter().any(|count| *count == 5) && counts.iter().sum::<usize>() == 40, "{counts:?}");
+    assert!(counts.contains(&5) && counts.iter().sum::<usize>() == 40, "{counts:?}");
     // An endpoint that says 500, or 404, is there.
     let both = [answering(500), answering(404)];
     let (_folder, portunus) = served(&both.each_ref().map(Backend::address), &[], &flags);
@@ -203,7 +203,9 @@ fn a_backend_has_no_more_requests_at_once_than_its_rule_allows() {
     folder.write("others.yaml", Ingress::new("default", "others").host("other.test").prefix("/", "other", 80));
     let portunus = Portunus::serve(&folder);
     let mut clients: Vec<_> = (0..2).map(|_| Connection::open(portunus.http)).collect();
-    clients.iter_mut().for_each(|client| client.send(GET));
+    for client in &mut clients {
+        client.send(GET);
+    }
     backend.wait_count(2);
     for _ in 0..10 {
         let mut client = Connection::open(portunus.http);
@@ -230,7 +232,9 @@ fn no_more_wait_for_a_connection_than_a_rule_allows() {
     let flags = ["--workers", "1", "--connect-timeout", "2s"];
     let (_folder, portunus) = served(&[silent.address()], &[("portunus.dev/max-pending", "1")], &flags);
     let mut clients: Vec<_> = (0..3).map(|_| Connection::open(portunus.http)).collect();
-    clients.iter_mut().for_each(|client| client.send(GET));
+    for client in &mut clients {
+        client.send(GET);
+    }
     let mut statuses: Vec<u16> = clients.iter_mut().map(|client| client.response().status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [503, 503, 504]);

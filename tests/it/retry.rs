@@ -431,6 +431,18 @@ fn without_a_budget_nothing_is_sent_once_more_but_what_was_not_sent_goes_on() {
 }
 
 #[test]
+fn the_operator_says_what_is_sent_once_more_where_an_ingress_does_not() {
+    let backends = [503, 503, 503, 503].map(answering);
+    let flags = ["--proxy-next-upstream", "http_503", "--proxy-next-upstream-tries", "2"];
+    for (keys, tries) in [(&[][..], 2), (&[("proxy-next-upstream", "off")][..], 1)] {
+        let (_folder, portunus) = ruled_with(&addresses(&backends), keys, &flags);
+        let before: usize = counts(&backends).iter().sum();
+        assert_eq!(portunus.get("a.test", "/").text(), "from");
+        assert_eq!(counts(&backends).iter().sum::<usize>() - before, tries, "{keys:?}");
+    }
+}
+
+#[test]
 fn the_floor_of_the_budget_counts_by_the_second_and_comes_back() {
     let (broken, fine) = (breaking(), Backend::named("fine"));
     let (_folder, portunus) = two(&broken, &fine, &["--retry-budget", "0", "--retry-floor", "1"]);
