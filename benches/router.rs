@@ -13,8 +13,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use portunus::balance::Policy;
 use portunus::metrics::Metrics;
 use portunus::model::{
-    Backend, BackendKey, BackendRef, Changed, Host, HostPattern, ObjectName, PathKind, PathMatch, PortRef, Protocol,
-    Rule, Snapshot,
+    Backend, BackendKey, BackendRef, Changed, Host, HostPattern, ObjectName, Outliers, PathKind, PathMatch, PortRef,
+    Protocol, Rule, Snapshot,
 };
 use portunus::table::{Publisher, Table};
 use portunus::upstream::SessionKey;
@@ -72,7 +72,7 @@ fn table(size: usize, place: Place) -> Arc<Table> {
     };
     let changed =
         Changed { hosts: snapshot.hosts.keys().cloned().collect(), backends: vec![key], ..Changed::default() };
-    let mut publisher = Publisher::new(Metrics::new(), SessionKey::default());
+    let mut publisher = Publisher::new(Metrics::new(), SessionKey::default(), Outliers::default());
     publisher.publish(&snapshot, &changed);
     publisher.current.load_full()
 }

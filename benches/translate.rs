@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use portunus::metrics::Metrics;
-use portunus::model::{Changed, Snapshot};
+use portunus::model::{Changed, Outliers, Snapshot};
 use portunus::table::Publisher;
 use portunus::translate::{Object, Resources, Settings, Translator, review};
 use portunus::upstream::SessionKey;
@@ -105,7 +105,7 @@ impl Control {
         let mut control = Self {
             resources: resources(),
             translator: Translator::new(Settings::default()),
-            publisher: Publisher::new(Metrics::new(), SessionKey::default()),
+            publisher: Publisher::new(Metrics::new(), SessionKey::default(), Outliers::default()),
             turn: 0,
         };
         assert_eq!(control.publish().hosts.len(), INGRESSES);
@@ -140,7 +140,7 @@ fn from_nothing(count: u64) -> Duration {
     for _ in 0..count {
         resources.mark_all();
         let mut translator = Translator::new(Settings::default());
-        let mut publisher = Publisher::new(Metrics::new(), SessionKey::default());
+        let mut publisher = Publisher::new(Metrics::new(), SessionKey::default(), Outliers::default());
         let start = Instant::now();
         let changed = translator.update(&mut resources);
         publisher.publish(translator.snapshot(), &changed);

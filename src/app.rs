@@ -25,14 +25,14 @@ use crate::kubernetes::client::connect;
 use crate::kubernetes::controller::{Addresses, Writing};
 use crate::kubernetes::{Client, Scope, status, webhook};
 use crate::metrics::Metrics;
-use crate::model::ObjectName;
-use crate::proxy::{self, AccessLog, Destination, Limits, Socket};
+use crate::model::{Forwarding, ObjectName};
+use crate::proxy::{self, AccessLog, BudgetSettings, Destination, Limits, Socket};
 use crate::sockets::Sockets;
 use crate::table::describe;
 use crate::telemetry;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
-use crate::upstream::{Logins, PoolSettings, SessionKey};
+use crate::upstream::{Checker, Logins, PoolSettings, SessionKey};
 
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -50,6 +50,8 @@ pub fn settings(objects: &Objects) -> Settings {
         without_any_class: true,
         allow_external_names: objects.allow_external_names,
         policy: objects.load_balance.into(),
+        outliers: objects.ejection.outliers(),
+        forwarding: Forwarding { retry: objects.next_upstream.retry(), ..Forwarding::default() },
         default_certificate: objects.default_tls_certificate.clone(),
         ignore_unsupported_annotations: objects.unsupported_annotations == Unsupported::Ignore,
         ssl_redirect: objects.ssl_redirect,
@@ -105,6 +107,7 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
     };
     let key = session_key(config.endpoints.session_key_file.as_deref())?;
     let mut control = Control::new(settings, provider, config.endpoints.resolver, key, metrics.clone());
+    control.checker = Some(Checker::new(metrics.clone()));
     let state = admin_state(&control, metrics.clone(), drain.clone());
     for listener in sockets.admin {
         tokio::task::spawn_local(admin::serve(listener, state.clone()));
@@ -313,6 +316,8 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
             idle_ticks: ticks(endpoints.upstream_idle_timeout),
             idle_max: endpoints.upstream_idle_max,
         },
+        retry_budget: BudgetSettings { percent: endpoints.retries.retry_budget, floor: endpoints.retries.retry_floor },
+        whole_body_bytes_max: endpoints.retries.request_buffer_bytes_max,
         connections_max: clients.max_connections,
         in_flight_max,
         generation_header: config.process.generation_header,

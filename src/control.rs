@@ -23,7 +23,7 @@ use crate::model::{Changed, ObjectName};
 use crate::resolve::{Names, Resolved};
 use crate::table::Publisher;
 use crate::translate::{Problem, Resources, Settings, Translator};
-use crate::upstream::SessionKey;
+use crate::upstream::{Checker, SessionKey};
 
 /// How often replaced tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -65,6 +65,8 @@ pub struct Control {
     pub resources: Rc<RefCell<Resources>>,
     pub translator: Rc<RefCell<Translator>>,
     pub publisher: Publisher,
+    /// Who serves asks endpoints whether they are well; `None` for who doesn't.
+    pub checker: Option<Checker>,
     names: Names,
     resolved: mpsc::Receiver<Resolved>,
     pub problems: Rc<RefCell<Vec<Finding>>>,
@@ -104,11 +106,13 @@ impl Control {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (names, resolved) = Names::new(name_server);
+        let outliers = settings.outliers;
         Self {
             provider,
             resources: Rc::default(),
             translator: Rc::new(RefCell::new(Translator::new(settings))),
-            publisher: Publisher::new(metrics.clone(), key),
+            publisher: Publisher::new(metrics.clone(), key, outliers),
+            checker: None,
             names,
             resolved,
             problems: Rc::default(),
@@ -321,6 +325,11 @@ impl Control {
         }
         let generation = self.publisher.publish(self.translator.borrow().snapshot(), changed);
         let Changed { hosts, backends, certificates, default_certificate: _ } = changed;
+        if let Some(checker) = &mut self.checker {
+            for key in backends {
+                checker.follow(key, self.publisher.upstream(key).as_deref());
+            }
+        }
         let (hosts, backends, certificates) = (hosts.len(), backends.len(), certificates.len());
         tracing::info!(generation, hosts, backends, certificates, "published");
     }

@@ -65,6 +65,9 @@ pub struct WorkerCells {
     pub upstream_requests: Cell,
     pub upstream_reused: Cell,
     pub upstream_retries: Cell,
+    pub retry_budget_exhausted: Cell,
+    pub circuit_refused: Cell,
+    pub panics: Cell,
     pub tunnels_opened: Cell,
     pub tunnels_closed: Cell,
     pub request_bytes: Cell,
@@ -125,6 +128,13 @@ pub struct Metrics {
     pub leader: AtomicU64,
     pub watch_failures: AtomicU64,
     pub panics: AtomicU64,
+    /// Endpoints that are left out now because they failed, and how often one was.
+    pub endpoints_ejected: AtomicI64,
+    pub ejections: AtomicU64,
+    /// Endpoints whose checks fail now, and checks.
+    pub endpoints_failing: AtomicI64,
+    pub health_checks: AtomicU64,
+    pub health_checks_failed: AtomicU64,
 }
 
 impl Metrics {
@@ -253,7 +263,7 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
 }
 
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 11] = [
+    let counters: [Row; 14] = [
         ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
         ("proxy_protocol_failed", "Connections closed for want of a PROXY protocol header", |cells| {
@@ -270,6 +280,13 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         ("upstream_retries", "Requests sent once more because an endpoint took them and did not answer", |cells| {
             cells.upstream_retries.read()
         }),
+        ("retry_budget_exhausted", "Requests not sent once more because too many were", |cells| {
+            cells.retry_budget_exhausted.read()
+        }),
+        ("circuit_refused", "Requests refused because their backend had too many", |cells| {
+            cells.circuit_refused.read()
+        }),
+        ("panic_picks", "Requests sent to any endpoint because so few were well", |cells| cells.panics.read()),
         ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),
     ];
     for (name, help, read) in counters {
@@ -282,14 +299,19 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let floods = ConstCounter::new(metrics.sum(|cells| cells.floods[index].read()));
         floods.encode(family.encode_family(&[("side", *side)])?)?;
     }
-    let panics = ConstCounter::new(metrics.panics.load(Ordering::Relaxed));
-    panics.encode(encoder.encode_descriptor("panics", "Bugs that were met", None, MetricType::Counter)?)?;
-    let dropped = ConstCounter::new(metrics.log_dropped.load(Ordering::Relaxed));
-    let help = "Access log lines dropped because the queue was full";
-    dropped.encode(encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?)?;
-    let failures = ConstCounter::new(metrics.watch_failures.load(Ordering::Relaxed));
-    let help = "Watches of the API server that failed and were tried again";
-    failures.encode(encoder.encode_descriptor("watch_failures", help, None, MetricType::Counter)?)
+    let shared = [
+        ("access_log_dropped", "Access log lines dropped because the queue was full", &metrics.log_dropped),
+        ("watch_failures", "Watches of the API server that failed and were tried again", &metrics.watch_failures),
+        ("endpoint_ejections", "Endpoints left out for a while because they failed", &metrics.ejections),
+        ("panics", "Bugs that were met", &metrics.panics),
+        ("health_checks", "Endpoints asked whether they are well", &metrics.health_checks),
+        ("health_checks_failed", "Endpoints that did not say so", &metrics.health_checks_failed),
+    ];
+    for (name, help, counter) in shared {
+        let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
+        counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+    }
+    Ok(())
 }
 
 fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -309,6 +331,16 @@ fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         ),
         ("table_generation", "Number of the table in use", metrics.generation.load(Ordering::Relaxed)),
         ("tables_alive", "Tables in memory", metrics.tables_alive.load(Ordering::Relaxed).unsigned_abs()),
+        (
+            "endpoints_ejected",
+            "Endpoints that are left out because they failed",
+            metrics.endpoints_ejected.load(Ordering::Relaxed).unsigned_abs(),
+        ),
+        (
+            "endpoints_failing_checks",
+            "Endpoints whose health checks fail",
+            metrics.endpoints_failing.load(Ordering::Relaxed).unsigned_abs(),
+        ),
         ("stale", "1 if the table may be behind the cluster", metrics.stale.load(Ordering::Relaxed)),
         ("leader", "1 if this replica writes status and Events", metrics.leader.load(Ordering::Relaxed)),
         ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),

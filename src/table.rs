@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
 use crate::model::{
-    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, PathMatch, Rule, Snapshot,
+    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, Outliers, PathMatch, Rule, Snapshot,
 };
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
@@ -211,7 +211,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// `key` is what the cookies of sessions are made with.
-    pub fn new(metrics: Arc<Metrics>, key: SessionKey) -> Self {
+    pub fn new(metrics: Arc<Metrics>, key: SessionKey, outliers: Outliers) -> Self {
         let self_signed = default_certificate();
         metrics.tables_alive.fetch_add(1, Ordering::Relaxed);
         let empty = Table {
@@ -226,7 +226,7 @@ impl Publisher {
         let current = Arc::new(Current::from_pointee(empty));
         Self {
             current,
-            registry: Registry::new(key),
+            registry: Registry::new(key, outliers, metrics.clone()),
             counters: Counters::default(),
             slots: HashMap::new(),
             self_signed,
@@ -260,6 +260,11 @@ impl Publisher {
         self.free_retired();
         self.counters.sweep();
         generation
+    }
+
+    /// A backend, as the table in use has it.
+    pub fn upstream(&self, key: &BackendKey) -> Option<Arc<Upstream>> {
+        self.current.load().upstreams.get(self.slots.get(key)?.index)?.clone()
     }
 
     /// The number of the table in use; 0 before the first.
@@ -425,7 +430,7 @@ mod tests {
     fn epochs_are_those_of_all_endpoints_and_no_others() {
         let mut random = fastrand::Rng::with_seed(12);
         let (mut snapshot, mut publisher) =
-            (Snapshot::default(), Publisher::new(Metrics::new(), SessionKey::default()));
+            (Snapshot::default(), Publisher::new(Metrics::new(), SessionKey::default(), Outliers::default()));
         let service = |number: u8| ObjectName::new("verona", &format!("app-{number}"));
         let key = |number| BackendKey { service: service(number), port: PortRef::First, options: None };
         for _ in 0..500 {

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is the one module that reads the environment")]
 
 mod cluster;
+mod health;
 mod process;
 mod traffic;
 mod values;
@@ -14,6 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::HeaderName;
 
 pub use cluster::{Cluster, Publishing, Webhook, WebhookServer};
+pub use health::{Ejection, NextUpstream, Retries};
 pub use process::{Logging, Process};
 pub use traffic::{Clients, Endpoints, Underscores};
 pub use values::{Listen, ListenerName, addresses};
@@ -86,6 +88,10 @@ pub struct Objects {
     /// How requests are spread over a Service's endpoints; `consistent_hash` goes by the client's address
     #[arg(long, env = "PORTUNUS_LOAD_BALANCE", default_value = "round_robin", value_name = "POLICY")]
     pub load_balance: LoadBalance,
+    #[command(flatten)]
+    pub next_upstream: NextUpstream,
+    #[command(flatten)]
+    pub ejection: Ejection,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use super::health::Retries;
 use super::values::{duration, network};
 
 #[derive(Debug, Args)]
@@ -83,4 +84,6 @@ pub struct Endpoints {
     /// File with a secret, the same in all replicas, that the cookies of sessions are made with
     #[arg(long, env = "PORTUNUS_SESSION_KEY_FILE", value_name = "FILE")]
     pub session_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub retries: Retries,
 }

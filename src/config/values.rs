@@ -76,6 +76,11 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| format!("`{text}` is neither a CIDR nor an address; write 10.0.0.0/8"))
 }
 
+pub(super) fn percent(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|percent| *percent <= 100);
+    number.ok_or_else(|| format!("`{text}` is no percentage; write 0 to 100"))
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_none(text)? {
         Duration::ZERO => Err("it must be longer than nothing".to_owned()),
@@ -99,6 +104,7 @@ mod tests {
         assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
         assert!(network("x").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert!(percent("100") == Ok(100) && percent("101").is_err() && percent("5%").is_err());
         assert!(duration("0s").is_err() && duration("5").is_err());
         assert_eq!((duration_or_none("0s"), duration_or_none("5s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
         assert_eq!(listener_name("8443").map(|name| name.is(true, 8443)), Ok(true));

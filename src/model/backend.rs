@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{BackendTls, BackendTlsOptions, ObjectName, Sessions};
+use super::{BackendTls, BackendTlsOptions, ObjectName, Resilience, Sessions};
 use crate::balance::Policy;
 
 /// A port of a Service as an Ingress names it.
@@ -46,6 +46,8 @@ pub struct BackendOptions {
     pub service_address: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Arc<BackendTlsOptions>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resilience: Option<Arc<Resilience>>,
 }
 
 impl BackendOptions {
@@ -72,12 +74,13 @@ impl Serialize for BackendKey {
 
 impl fmt::Display for BackendOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, policy, service_address, tls } = self;
+        let Self { protocol, policy, service_address, tls, resilience } = self;
         let said = [
             protocol.map(|protocol| format!("{protocol:?}")),
             policy.map(|policy| format!("{policy:?}")),
             service_address.then(|| "service address".to_owned()),
             tls.as_ref().map(ToString::to_string),
+            resilience.as_ref().map(ToString::to_string),
         ];
         f.write_str(&said.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }

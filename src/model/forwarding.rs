@@ -25,6 +25,9 @@ pub struct Forwarding {
     /// `None` is one more try for what an endpoint took and did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// For the head of one answer, where that is less than between two reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub try_timeout_milliseconds: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_backend: Option<DefaultBackend>,
 }

@@ -1,12 +1,13 @@
-//! What a request has been through on its way to an endpoint, and what follows from it: which endpoint is next, and
-//! whether there is a next one. A rule's own `proxy-next-upstream` counts each endpoint that was asked, or could not
+//! What a request has been through on its way to an endpoint, and what follows from it: which endpoint is next,
+//! whether there is a next one, and what it tells of the endpoints that it met. A rule's own `proxy-next-upstream` counts each endpoint that was asked, or could not
 //! be; without one there is one more try for what an endpoint took and did not answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
-use super::body::Exchange;
+use super::body::{Exchange, is_failure};
 use super::error::{Error, blame};
 use super::retry::Kept;
 use super::send::{Outgoing, SendError};
@@ -14,7 +15,7 @@ use super::session::Session;
 use super::worker::Worker;
 use crate::clock::ticks;
 use crate::model::{Failure, Retry};
-use crate::upstream::{ConnectError, Endpoint, Pools, SlotId, Upstream};
+use crate::upstream::{Advice, ConnectError, Endpoint, SlotId, Upstream};
 
 /// Most times that one request meets a connection that turns out to be closed before a new one is made for it.
 const STALE_MAX: u8 = 3;
@@ -37,6 +38,7 @@ pub struct Carrier {
 pub struct Attempts {
     /// What balances the request: the client's address.
     client: u64,
+    backend: SlotId,
     pub session: Option<Box<Session>>,
     /// Endpoints that could not be reached.
     unreached: Vec<SlotId>,
@@ -54,14 +56,23 @@ pub struct Attempts {
     begun: u64,
     /// The request, in case that it may be sent once more.
     kept: Option<Kept>,
+    /// The endpoint that had been left out, if this request finds out whether it is well again.
+    trial: Option<Arc<Endpoint>>,
     wants_fresh: bool,
     pub failure: Error,
 }
 
 impl Attempts {
-    pub fn new(client: u64, session: Option<Box<Session>>, request: &Outgoing, worker: &Worker) -> Self {
+    pub fn new(
+        client: u64,
+        backend: SlotId,
+        session: Option<Box<Session>>,
+        request: &Outgoing,
+        worker: &Worker,
+    ) -> Self {
         Self {
             client,
+            backend,
             session,
             unreached: Vec::new(),
             asked: Vec::new(),
@@ -71,23 +82,37 @@ impl Attempts {
             endpoints: 0,
             begun: worker.clock.now(),
             kept: request.as_ref().and_then(|request| worker.heads.keep(request)),
+            trial: None,
             wants_fresh: false,
             failure: Error::NoEndpoint,
         }
     }
 
     /// An endpoint could not be reached: nothing was sent, so that any method may go elsewhere.
-    pub fn not_reached(&mut self, endpoint: SlotId, error: &ConnectError, exchange: &Exchange) -> Result<(), Error> {
-        self.unreached.push(endpoint);
+    pub fn not_reached(
+        &mut self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        error: &ConnectError,
+        exchange: &Exchange,
+    ) -> Result<(), Error> {
+        let worker = &exchange.connection.worker;
+        self.unreached.push(endpoint.slot.id());
         let failure = match error {
+            ConnectError::Crowded => {
+                worker.cells.circuit_refused.add(1);
+                return Err(Error::CircuitOpen);
+            }
             ConnectError::TimedOut(_) => Failure::Timeout,
             ConnectError::Gone | ConnectError::Tcp(_) | ConnectError::Tls(_) | ConnectError::Http(_) => Failure::Error,
         };
+        let on_trial = self.ends_trial(endpoint.slot.id());
         self.failure = if failure == Failure::Timeout { Error::ConnectTimeout } else { Error::ConnectFailed };
         self.timeouts = self.timeouts.saturating_add((failure == Failure::Timeout).into());
         if matches!(error, ConnectError::Gone) {
             return Ok(());
         }
+        worker.pools.failed(upstream, endpoint, on_trial);
         let goes_on = match retry(exchange) {
             Some(retry) => self.may_try(retry, failure, exchange),
             None => self.timeouts < CONNECT_TIMEOUTS_MAX,
@@ -111,20 +136,25 @@ impl Attempts {
             SendError::Invalid => (Failure::InvalidHeader, Error::UpstreamFailed),
             SendError::TimedOut => (Failure::Timeout, Error::UpstreamTimeout),
         };
-        let error = blame(exchange, error);
+        let blamed = blame(exchange, error);
+        if blamed == error && says_failure(failed) {
+            self.note_failure(carrier.endpoint, &exchange.connection.worker);
+        }
+        let error = blamed;
         if carrier.multiplexed && error == Error::UpstreamTimeout {
             // The connection may be dead without a word; those that are on it keep it.
             exchange.connection.worker.pools.forget_http2(carrier.endpoint, None);
         }
+        // What an endpoint did nothing with goes on like what never reached one.
+        let harmless = matches!(failed, SendError::Refused);
         let kept = match retry(exchange) {
             Some(retry) => {
                 let goes_on = self.may_try(retry, failure, exchange);
-                let harmless = matches!(failed, SendError::Refused);
                 self.kept.take_if(|kept| goes_on && (harmless || retry.non_idempotent || kept.is_idempotent()))
             }
             None => self.kept.take_if(|kept| kept.may_follow(failed)),
         };
-        let kept = kept.ok_or(error)?;
+        let kept = kept.filter(|_| harmless || exchange.connection.worker.takes_retry()).ok_or(error)?;
         self.failure = error;
         // One that is kept alive may be about to break like this one; a shared one that broke is out of the pool.
         self.wants_fresh |= !carrier.multiplexed;
@@ -144,9 +174,8 @@ impl Attempts {
             return false;
         };
         let goes_on = self.may_try(retry, Failure::Status(status.as_u16()), exchange);
-        let Some(kept) = self.kept.take_if(|kept| goes_on && (retry.non_idempotent || kept.is_idempotent())) else {
-            return false;
-        };
+        let kept = self.kept.take_if(|kept| goes_on && (retry.non_idempotent || kept.is_idempotent()));
+        let Some(kept) = kept.filter(|_| exchange.connection.worker.takes_retry()) else { return false };
         self.failure = Error::Answered(status);
         self.send_again(kept, carrier, request, exchange).is_some()
     }
@@ -159,6 +188,7 @@ impl Attempts {
             self.stale = self.stale.saturating_add(1);
             return Ok(());
         }
+        self.note_failure(carrier.endpoint, &exchange.connection.worker);
         self.unreached.push(carrier.endpoint);
         match retry(exchange) {
             Some(retry) if !self.may_try(retry, Failure::Error, exchange) => Err(self.failure),
@@ -199,17 +229,54 @@ impl Attempts {
         Some(())
     }
 
+    /// An answer's head came: what it says of the endpoint.
+    pub fn heard(&mut self, status: StatusCode, carrier: Carrier, worker: &Worker) {
+        if is_failure(status.as_u16()) {
+            self.note_failure(carrier.endpoint, worker);
+        } else if let Some(endpoint) = self.trial.take() {
+            tracing::info!(endpoint = %endpoint.label, "is well again");
+            endpoint.health.passed();
+        }
+    }
+
+    /// An endpoint that took the request failed. Nothing waits with a table, so that it is looked up in that of now.
+    fn note_failure(&mut self, endpoint: SlotId, worker: &Worker) {
+        let on_trial = self.ends_trial(endpoint);
+        let table = worker.table();
+        if let Some(upstream) = table.upstream(self.backend)
+            && let Some(endpoint) = upstream.endpoint(endpoint)
+        {
+            worker.pools.failed(upstream, endpoint, on_trial);
+        }
+    }
+
+    /// Whether this was the endpoint's trial, which is over.
+    fn ends_trial(&mut self, endpoint: SlotId) -> bool {
+        self.trial.take_if(|trial| trial.slot.id() == endpoint).is_some()
+    }
+
     /// The next endpoint: that of the session, or any. Those that were asked come last.
-    pub fn pick<'u>(&mut self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
+    pub fn pick<'u>(&mut self, upstream: &'u Upstream, worker: &Worker) -> Option<&'u Endpoint> {
         self.endpoints = u32::try_from(upstream.endpoints.len()).unwrap_or(u32::MAX);
-        let Some(session) = &self.session else { return self.balance(upstream, pools) };
+        let Some(session) = &self.session else { return self.balance(upstream, worker) };
         let own = session.endpoint(upstream).filter(|endpoint| !self.passed(endpoint.slot.id()));
-        let endpoint = own.or_else(|| self.balance(upstream, pools))?;
+        let own = own.filter(|endpoint| self.takes(upstream, endpoint));
+        let endpoint = own.or_else(|| self.balance(upstream, worker))?;
         self.session.iter_mut().for_each(|session| session.goes_to(upstream, endpoint));
         Some(endpoint)
     }
 
-    fn balance<'u>(&self, upstream: &'u Upstream, pools: &Pools) -> Option<&'u Endpoint> {
+    /// Whether a session's endpoint is well enough for it.
+    fn takes(&mut self, upstream: &Upstream, endpoint: &Endpoint) -> bool {
+        let (takes, on_trial) = upstream.takes(endpoint);
+        if on_trial {
+            self.trial = upstream.endpoint(endpoint.slot.id()).cloned();
+        }
+        takes
+    }
+
+    fn balance<'u>(&mut self, upstream: &'u Upstream, worker: &Worker) -> Option<&'u Endpoint> {
+        let pools = &worker.pools;
         let without = |passed: &dyn Fn(SlotId) -> bool| -> Vec<usize> {
             (0..upstream.endpoints.len()).filter(|at| passed(upstream.endpoints[*at].slot.id())).collect()
         };
@@ -217,12 +284,31 @@ impl Attempts {
             ([], []) => Vec::new(),
             _ => without(&|slot| self.passed(slot)),
         };
+        if !upstream.is_at_rest()
+            && let Some(index) = self.advised(upstream, &passed, worker)
+        {
+            return Some(&upstream.endpoints[index]);
+        }
+        // Of those that are not well, where they are all that is left.
         let other = pools.pick(upstream, self.client, &passed);
         let index = other.or_else(|| {
             let unreached = || without(&|slot| self.unreached.contains(&slot));
             (!self.asked.is_empty()).then(|| pools.pick(upstream, self.client, &unreached()))?
         })?;
         Some(&upstream.endpoints[index])
+    }
+
+    /// One of those that are well.
+    fn advised(&mut self, upstream: &Upstream, passed: &[usize], worker: &Worker) -> Option<usize> {
+        let Advice { avoid, trial, panics } = upstream.advise(passed);
+        if panics {
+            worker.cells.panics.add(1);
+        }
+        if let Some(index) = trial {
+            self.trial = Some(upstream.endpoints[index].clone());
+            return trial;
+        }
+        worker.pools.pick(upstream, self.client, &[passed, &avoid].concat())
     }
 
     fn passed(&self, slot: SlotId) -> bool {
@@ -240,6 +326,16 @@ impl Attempts {
             worker.heads.put_back(kept);
         }
         self.session
+    }
+}
+
+/// Whether an error tells of an endpoint that is not well. One that refuses a stream, or resets it for a reason of
+/// its own, is.
+fn says_failure(error: &SendError) -> bool {
+    match error {
+        SendError::Broken | SendError::Invalid | SendError::TimedOut => true,
+        SendError::Reset(reason) => *reason == h2::Reason::INTERNAL_ERROR,
+        SendError::Unsent | SendError::Refused => false,
     }
 }
 

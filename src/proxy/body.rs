@@ -21,7 +21,7 @@ use super::piece::Piece;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
-use crate::upstream::{BodyWatch, Http1, Permit, SlotId};
+use crate::upstream::{BodyWatch, Http1, InFlight, Permit, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -39,6 +39,8 @@ pub struct Exchange {
     pub permit: Option<Permit>,
     /// Its body is among the connection's that are read whole.
     whole_body: bool,
+    /// Its place among its backend's requests, where those are limited.
+    pub circuit: Option<InFlight>,
     /// What the rule says of it; nothing for most.
     pub forwarding: Option<Arc<Forwarding>>,
     /// What to ask the rule's default backend with, if it may come to that.
@@ -67,6 +69,7 @@ impl Exchange {
             watch: None,
             permit: None,
             whole_body: false,
+            circuit: None,
             forwarding: None,
             page: None,
             record: None,
@@ -85,6 +88,13 @@ impl Exchange {
     pub fn read_timeout(&self) -> u64 {
         let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.read_timeout_seconds);
         own.map_or(self.connection.worker.settings.upstream_read_timeout, seconds_in_ticks)
+    }
+
+    /// Longest time for the answer's head, in ticks: that of one try, if the rule has another for it.
+    pub fn head_timeout(&self) -> u64 {
+        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.try_timeout_milliseconds);
+        let own = own.map(|milliseconds| ticks(Duration::from_millis(milliseconds.into())));
+        own.map_or_else(|| self.read_timeout(), |own| own.min(self.read_timeout()))
     }
 
     /// Longest time between two writes of the request, in ticks.
@@ -109,9 +119,15 @@ impl Exchange {
     /// The endpoint is done with the request.
     pub fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
-            self.connection.worker.pools.end(endpoint);
+            let answered = self.status != 0 && !is_failure(self.status);
+            self.connection.worker.pools.end(endpoint, answered);
         }
     }
+}
+
+/// Whether a status says that the endpoint could not answer (RFC 9110, 15.6.3 to 15.6.5).
+pub fn is_failure(status: u16) -> bool {
+    matches!(status, 502..=504)
 }
 
 fn seconds_in_ticks(seconds: u32) -> u64 {

@@ -21,6 +21,8 @@ pub enum Error {
     NoEndpoint,
     /// More requests in flight than `--max-in-flight`.
     Overloaded,
+    /// The backend has as many requests as its rule allows.
+    CircuitOpen,
     ClientBodyBroken,
     ClientBodyTimeout,
     /// The request's body is longer than its rule allows.
@@ -47,7 +49,7 @@ impl Error {
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
             Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Answered(status) => status,
@@ -70,6 +72,7 @@ impl Error {
             | Self::NoRoute
             | Self::NoEndpoint
             | Self::Overloaded
+            | Self::CircuitOpen
             | Self::Answered(_)
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -89,6 +92,7 @@ impl Error {
             Self::NoRoute => "no route for this host and path",
             Self::NoEndpoint => "no endpoint available",
             Self::Overloaded => "too many requests in flight",
+            Self::CircuitOpen => "too many requests to this backend",
             Self::ClientBodyBroken => "the request body is broken",
             Self::ClientBodyTimeout => "the request body did not arrive in time",
             Self::BodyTooLarge => "the request body is too large",
@@ -108,6 +112,7 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
+            Self::CircuitOpen => "circuit_open",
             Self::ClientBodyBroken => "client_body_broken",
             Self::ClientBodyTimeout => "client_body_timeout",
             Self::BodyTooLarge => "client_body_too_large",

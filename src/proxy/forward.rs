@@ -65,7 +65,9 @@ pub fn forward(
         let worker = &connection.worker;
         let client = request.as_mut().map_or(0, |request| prepare(request, &plan, &mut exchange));
         let timer = worker.clock.timer();
-        let mut attempts = Attempts::new(client, plan.session.take(), request, worker);
+        let mut attempts = Attempts::new(client, plan.backend, plan.session.take(), request, worker);
+        // An error page's backend is another one.
+        exchange.circuit = None;
         let upgrade = plan.upgrade.as_deref().filter(|_| plan.protocol != Protocol::H2c);
         let mut table = Some(table);
         loop {
@@ -83,6 +85,7 @@ pub fn forward(
                     if let Some(latency) = latency.filter(|_| wants_latency) {
                         worker.pools.observe(carrier.endpoint, latency);
                     }
+                    attempts.heard(answer.response.status(), carrier, worker);
                     if let Some(record) = &mut exchange.record {
                         record.facts.upstream_head = latency;
                     }
@@ -127,7 +130,8 @@ async fn reach(
     let worker = &connection.worker;
     loop {
         let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
-        let Some(endpoint) = attempts.pick(upstream, &worker.pools) else { return Err(attempts.failure) };
+        enter(upstream, exchange)?;
+        let Some(endpoint) = attempts.pick(upstream, worker) else { return Err(attempts.failure) };
         let fresh = attempts.wants_fresh();
         let open = if alone || fresh { None } else { worker.pools.open(&endpoint.slot) };
         let begun = (open.is_none() && exchange.record.is_some()).then(Instant::now);
@@ -146,11 +150,25 @@ async fn reach(
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.label, %error, "not connected");
-                attempts.not_reached(endpoint.slot.id(), &error, exchange)?;
+                attempts.not_reached(upstream, endpoint, &error, exchange)?;
                 table = worker.table();
             }
         }
     }
+}
+
+/// Takes a place among the backend's requests, where a rule limits them.
+fn enter(upstream: &Upstream, exchange: &mut Exchange) -> Result<(), Error> {
+    if let Some(circuit) = &upstream.circuit
+        && exchange.circuit.is_none()
+    {
+        exchange.circuit = circuit.enter();
+        if exchange.circuit.is_none() {
+            exchange.connection.worker.cells.circuit_refused.add(1);
+            return Err(Error::CircuitOpen);
+        }
+    }
+    Ok(())
 }
 
 /// Makes a connection, or gives up when the table does not name the endpoint any more: looked at by the worker's
@@ -163,6 +181,8 @@ async fn connect(
 ) -> Result<Acquired, ConnectError> {
     let worker = &exchange.connection.worker;
     let limit = exchange.connect_timeout();
+    let waits = upstream.circuit.as_ref().map(|circuit| circuit.wait().ok_or(ConnectError::Crowded));
+    let _waits = waits.transpose()?;
     let making = async {
         match (alone, fresh) {
             (true, _) => worker.pools.connect_alone(upstream, endpoint, limit).await,

@@ -363,7 +363,7 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Respon
     if let Some(challenge) = challenge {
         fields.insert(header::WWW_AUTHENTICATE, challenge);
     }
-    if error == Error::Overloaded {
+    if matches!(error, Error::Overloaded | Error::CircuitOpen) {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if error.closes() {

@@ -124,7 +124,10 @@ async fn read_whole(request: &mut Outgoing, exchange: &mut Exchange) -> Result<(
     let Some(mut message) = request.take() else { return Ok(()) };
     exchange.holds_body();
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
-    let body = body.read_whole().await.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
+    let body = body
+        .read_whole(exchange.connection.worker.settings.whole_body_bytes_max)
+        .await
+        .map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
     if let RequestBody::Whole(whole) = &body {
         message.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
         message.headers_mut().remove(header::TRAILER);

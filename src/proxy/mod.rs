@@ -5,6 +5,7 @@ mod access_log;
 mod activity;
 mod attempts;
 mod body;
+mod budget;
 mod client_certificate;
 mod connection;
 mod error;
@@ -27,6 +28,7 @@ mod upgrade;
 mod worker;
 
 pub use access_log::{AccessLog, Destination};
+pub use budget::BudgetSettings;
 pub use headers::Limits;
 pub use listener::{Listener, Socket, bind};
 pub use worker::{Settings, Start, run};

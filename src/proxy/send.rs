@@ -207,7 +207,7 @@ impl<'a> Wait<'a> {
         let wait = Self {
             timer,
             exchange,
-            read_timeout: exchange.read_timeout(),
+            read_timeout: exchange.head_timeout(),
             write_timeout: exchange.write_timeout(),
             seen: std::cell::Cell::new(0),
         };

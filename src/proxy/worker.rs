@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::access_log::{AccessLog, WorkerLog};
+use super::budget::{Budget, BudgetSettings};
 use super::headers::Limits;
 use super::listener::{self, Socket};
 use super::retry::Buffers;
@@ -44,6 +45,9 @@ pub struct Settings {
     pub upstream_write_timeout: u64,
     pub tunnel_idle_timeout: u64,
     pub pools: PoolSettings,
+    pub retry_budget: BudgetSettings,
+    /// Most bytes of a request's body that are read before an endpoint is chosen, where a rule asks for it.
+    pub whole_body_bytes_max: usize,
     /// Of the whole process.
     pub connections_max: usize,
     /// Of one worker.
@@ -84,6 +88,7 @@ pub struct Worker {
     pub in_flight: Cell<u32>,
     /// For heads of requests that may be sent again.
     pub heads: Buffers,
+    budget: Cell<Budget>,
     cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
     table: RefCell<Held>,
     generation: RefCell<(u64, HeaderValue)>,
@@ -165,6 +170,7 @@ impl Worker {
             rounds,
             in_flight: Cell::new(0),
             heads: Buffers::default(),
+            budget: Cell::default(),
             cache: RefCell::new(cache),
             table: RefCell::new(table),
             generation: RefCell::new((0, HeaderValue::from_static("0"))),
@@ -180,6 +186,19 @@ impl Worker {
             *held = Rc::new(current.clone());
         }
         held.clone()
+    }
+
+    /// Takes one of the requests that may be sent once more.
+    pub fn takes_retry(&self) -> bool {
+        let cells = &self.cells;
+        let requests = cells.upstream_requests.read().saturating_sub(cells.upstream_retries.read());
+        let mut budget = self.budget.get();
+        let left = budget.take(self.settings.retry_budget, self.clock.now(), requests, self.in_flight.get());
+        self.budget.set(budget);
+        if !left {
+            cells.retry_budget_exhausted.add(1);
+        }
+        left
     }
 
     /// The table's number as a field value.

@@ -29,12 +29,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use annotations::{ANNOTATIONS, Annotation, PREFIX as ANNOTATION_PREFIX, Status as AnnotationStatus};
+pub use annotations::{ANNOTATIONS, Annotation, Status as AnnotationStatus};
 pub use object::Object;
 pub use problem::{Kind, ObjectRef, Problem};
 pub use resources::{Dirty, Resources};
 pub use review::{Review, review};
-pub use settings::{Hsts, Settings, response_header};
+pub use settings::{Hsts, Settings, next_upstream, response_header};
 
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;

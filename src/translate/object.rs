@@ -28,7 +28,7 @@ pub struct Ingress {
     pub created: Option<i64>,
     pub class: Option<Box<str>>,
     pub legacy_class: Option<Box<str>>,
-    /// ingress-nginx's annotations by name, without the prefix. Values that nobody reads are left out.
+    /// ingress-nginx's annotations by name, without the prefix, and ours, with it. Values that nobody reads are left out.
     pub annotations: Box<[(Box<str>, Box<str>)]>,
     pub default_backend: Option<Box<BackendSpec>>,
     pub rules: Box<[IngressRule]>,
@@ -155,7 +155,10 @@ fn annotation(metadata: &ObjectMeta, key: &str) -> Option<String> {
 
 fn annotations_of(metadata: &ObjectMeta) -> Box<[(Box<str>, Box<str>)]> {
     let all = metadata.annotations.iter().flatten();
-    let named = all.filter_map(|(key, value)| Some((key.strip_prefix(annotations::PREFIX)?, &**value)));
+    let named = all.filter_map(|(key, value)| {
+        let own = || key.starts_with(annotations::OWN_PREFIX).then_some(&**key);
+        Some((key.strip_prefix(annotations::PREFIX).or_else(own)?, &**value))
+    });
     named.map(|(name, value)| (name.into(), if annotations::is_read(name) { value } else { "" }.into())).collect()
 }
 

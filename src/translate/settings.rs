@@ -11,7 +11,7 @@ use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
 use crate::filter::SourceRange;
-use crate::model::{Forwarding, ObjectName};
+use crate::model::{Forwarding, ObjectName, Outliers, Retry};
 
 /// What the operator decides for all objects.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Settings {
     pub without_any_class: bool,
     pub allow_external_names: bool,
     pub policy: Policy,
+    /// When endpoints are left out because they fail, where an Ingress doesn't say.
+    pub outliers: Outliers,
     pub default_certificate: Option<ObjectName>,
     /// Serve an Ingress whose annotations restrict access even though they are not honoured.
     pub ignore_unsupported_annotations: bool,
@@ -69,6 +71,7 @@ impl Default for Settings {
             without_any_class: true,
             allow_external_names: false,
             policy: Policy::default(),
+            outliers: Outliers::default(),
             default_certificate: None,
             ignore_unsupported_annotations: false,
             ssl_redirect: true,
@@ -277,6 +280,14 @@ fn ranges(text: &str) -> Result<Arc<[IpNet]>, Wrong> {
 fn refusal(text: &str) -> Result<StatusCode, Wrong> {
     let status = text.parse().ok().filter(|code| (400..=599).contains(code));
     status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Wrong::Value("write a status from 400 to 599"))
+}
+
+/// Failures after which a request is sent once more, as the annotation `proxy-next-upstream` has them.
+pub fn next_upstream(text: &str) -> Result<Retry, String> {
+    let failures = forwarding::failures(text);
+    let wrong = || format!("`{text}` is neither off nor a list of failures, as `error timeout http_503`");
+    let (on, non_idempotent) = failures.ok_or_else(wrong)?;
+    Ok(Retry { on, non_idempotent, ..Retry::default() })
 }
 
 /// The name of a field that Ingresses may set in answers: none of those that say where an answer ends.

@@ -133,12 +133,12 @@ impl RequestBody {
         }
     }
 
-    /// Reads a body that streams to its end, as long as there is room for it. What does not fit streams on behind
+    /// Reads a body that streams to its end, as long as there is room for it, at most this many bytes. What does not fit streams on behind
     /// what was read. Trailers end with the body: a whole one has a length, and nothing behind it.
-    pub async fn read_whole(self) -> Result<Self, BodyError> {
+    pub async fn read_whole(self, bytes_max: usize) -> Result<Self, BodyError> {
         let Self::Streaming { mut incoming, watch } = self else { return Ok(self) };
         let hint = incoming.size_hint();
-        let mut store = Store::new(hint.exact().unwrap_or_else(|| hint.lower()));
+        let mut store = Store::new(hint.exact().unwrap_or_else(|| hint.lower()), bytes_max);
         if !store.is_promising() {
             return Ok(Self::Streaming { incoming, watch });
         }

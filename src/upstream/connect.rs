@@ -52,6 +52,8 @@ pub enum ConnectError {
     TimedOut(Duration),
     #[error("the endpoint has gone meanwhile")]
     Gone,
+    #[error("too many requests wait for a connection to the backend")]
+    Crowded,
 }
 
 /// An HTTP/1.1 connection, driven by whoever holds it.
@@ -182,29 +184,29 @@ pub(super) async fn connect(
     (rounds, cells): (&Rc<Rounds>, &Arc<WorkerCells>),
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
-        let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
-        // Heads and bodies leave in whole writes; waiting for more only costs time.
-        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        let stream = Socket(stream);
-        let (stream, http2) = match tls {
-            None => (Stream::Plain(stream), protocol == Protocol::H2c),
-            Some(EndpointTls { config, server_name }) => {
-                // Its address is not told; it only names the endpoint's sessions.
-                let address = || ServerName::IpAddress(endpoint.address.ip().into());
-                let name = server_name.clone().unwrap_or_else(address);
-                let stream =
-                    TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (Stream::Tls(Box::new(stream)), http2)
-            }
-        };
-        let io = UpstreamIo { stream, head_bytes_left: Rc::default() };
+        let (io, chosen) = dial(endpoint, tls).await?;
+        let http2 = if tls.is_some() { chosen } else { protocol == Protocol::H2c };
         if http2 { shake_http2(io, rounds.clone(), cells).await } else { shake_http1(io, cells).await }
     };
     match tokio::time::timeout(timeout, attempt).await {
         Ok(connected) => connected,
         Err(_) => Err(ConnectError::TimedOut(timeout)),
     }
+}
+
+/// A socket that is connected, and whether the endpoint chose HTTP/2 on it.
+pub(super) async fn dial(endpoint: &Endpoint, tls: Option<&EndpointTls>) -> Result<(UpstreamIo, bool), ConnectError> {
+    let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+    // Heads and bodies leave in whole writes; waiting for more only costs time.
+    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    let stream = Socket(stream);
+    let Some(EndpointTls { config, server_name }) = tls else { return Ok((UpstreamIo::new(Stream::Plain(stream)), false)) };
+    // Its address is not told; it only names the endpoint's sessions.
+    let address = || ServerName::IpAddress(endpoint.address.ip().into());
+    let name = server_name.clone().unwrap_or_else(address);
+    let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok((UpstreamIo::new(Stream::Tls(Box::new(stream))), http2))
 }
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
@@ -269,6 +271,12 @@ pub struct UpstreamIo {
 enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+}
+
+impl UpstreamIo {
+    fn new(stream: Stream) -> Self {
+        Self { stream, head_bytes_left: Rc::default() }
+    }
 }
 
 impl AsyncRead for UpstreamIo {

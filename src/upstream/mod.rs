@@ -1,12 +1,17 @@
-//! The live side of backends: what outlives tables. [`Upstream`] is what a table holds of a backend, settings
-//! only; connections, counts and latencies live with each worker, in [`Pools`], by the endpoint's slot.
+//! The live side of backends: what outlives tables. [`Upstream`] is what a table holds of a backend: settings, and
+//! health, which all workers share and rarely write; connections, counts and latencies live with each worker, in
+//! [`Pools`], by the endpoint's slot.
 
 mod body;
+mod check;
+mod circuit;
 mod connect;
 mod counters;
+mod health;
 mod join;
 mod logins;
 mod meter;
+mod outcomes;
 mod pool;
 mod sessions;
 mod slots;
@@ -17,8 +22,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
+pub use check::Checker;
+pub use circuit::{Circuit, InFlight};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
 pub use counters::{Counters, Counts, Permit};
+pub use health::{Advice, Health};
 pub use join::{Join, Rounds};
 pub use logins::{Checked, Logins};
 pub use meter::{Meter, Side};
@@ -28,8 +36,10 @@ pub use slots::{Slot, SlotId, Slots};
 pub use socket::Socket;
 
 use crate::balance::Balancer;
-use crate::model::{self, Backend, BackendTls, Protocol};
+use crate::metrics::Metrics;
+use crate::model::{self, Backend, BackendTls, Check, Outliers, Protocol};
 use crate::tls::EndpointTls;
+use health::Ward;
 use sessions::Sessions;
 
 /// A backend, compiled.
@@ -45,6 +55,14 @@ pub struct Upstream {
     sessions: Option<Box<Sessions>>,
     /// Counts this backend's requests in each worker.
     pub slot: Arc<Slot>,
+    /// Only if a rule limits what it is asked at once.
+    pub circuit: Option<Arc<Circuit>>,
+    outliers: Outliers,
+    /// How long endpoints that are new, or back, warm up, in milliseconds; 0 is not at all.
+    slow_start: u64,
+    /// How its endpoints are asked, if they are.
+    check: Option<Arc<Check>>,
+    ward: Arc<Ward>,
     tls: Option<Tls>,
 }
 
@@ -66,6 +84,7 @@ pub struct Endpoint {
     /// The address as logs write it.
     pub label: Arc<str>,
     pub slot: Slot,
+    pub health: Health,
 }
 
 /// Gives backends and endpoints their slots.
@@ -74,12 +93,20 @@ pub struct Registry {
     key: SessionKey,
     backends: Arc<Slots>,
     endpoints: Arc<Slots>,
+    /// What counts where a rule says nothing.
+    outliers: Outliers,
+    metrics: Arc<Metrics>,
 }
 
 impl Upstream {
     /// Those that get requests, and those that only keep their sessions.
     pub fn all_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().chain(self.sessions.iter().flat_map(|sessions| &sessions.leaving))
+    }
+
+    /// The endpoint in a slot, as long as it is one of this backend's.
+    pub fn endpoint(&self, slot: SlotId) -> Option<&Arc<Endpoint>> {
+        self.all_endpoints().find(|endpoint| endpoint.slot.id() == slot)
     }
 
     /// Whether connections to it are made as the backend asks.
@@ -113,8 +140,8 @@ impl Tls {
 }
 
 impl Registry {
-    pub fn new(key: SessionKey) -> Self {
-        Self { key, backends: Arc::default(), endpoints: Arc::default() }
+    pub fn new(key: SessionKey, outliers: Outliers, metrics: Arc<Metrics>) -> Self {
+        Self { key, backends: Arc::default(), endpoints: Arc::default(), outliers, metrics }
     }
 
     /// A place for a backend that no table has named yet.
@@ -124,6 +151,13 @@ impl Registry {
 
     /// Compiles a backend. Endpoints that `previous` has in common with it are kept, and so their connections.
     pub fn reconcile(&self, backend: &Backend, slot: Arc<Slot>, previous: Option<&Upstream>) -> Upstream {
+        let asked = backend.key.options.as_ref().and_then(|options| options.resilience.as_deref());
+        let slow_start = asked.and_then(|asked| asked.slow_start_milliseconds).unwrap_or(0);
+        let ward = previous.map_or_else(|| Ward::new(&self.metrics), |previous| previous.ward.clone());
+        // What a rule asks is a part of the backend's name: limits stay as they are.
+        let circuit = previous.map_or_else(|| Circuit::new(asked), |previous| previous.circuit.clone());
+        // Where all are new, nobody has more than his share.
+        let warms = slow_start > 0 && previous.is_some_and(|previous| !previous.endpoints.is_empty());
         // Connections made for another protocol must not be used again, nor those made by other settings: they were
         // not verified as it is asked now, or went out under another name.
         let previous = previous.filter(|previous| previous.protocol == backend.protocol && previous.is_for(backend));
@@ -136,7 +170,8 @@ impl Registry {
             within(&previous.endpoints).or_else(|| within(&previous.sessions.as_ref()?.leaving))
         };
         let made = |address: SocketAddr| {
-            Arc::new(Endpoint { address, label: address.to_string().into(), slot: self.endpoints.take() })
+            let (label, slot) = (address.to_string().into(), self.endpoints.take());
+            Arc::new(Endpoint { address, label, slot, health: Health::new(ward.clone(), warms) })
         };
         let compiled = |endpoint: &model::Endpoint| kept(endpoint.address).unwrap_or_else(|| made(endpoint.address));
         let endpoints: Vec<Arc<Endpoint>> = backend.endpoints.iter().map(compiled).collect();
@@ -153,6 +188,11 @@ impl Registry {
             endpoints,
             sessions,
             slot,
+            circuit,
+            outliers: self.outliers.with(asked),
+            slow_start: slow_start.into(),
+            check: asked.and_then(|asked| asked.check.clone()),
+            ward: ward.clone(),
             tls: match (previous, backend.protocol) {
                 (Some(previous), _) => previous.tls.clone(),
                 (None, Protocol::Tls) => Some(Tls::new(backend, true)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
+use super::outcomes::Outcomes;
 use super::{ConnectError, Endpoint, Http1, Http2, Rounds, Slot, SlotId, Upstream};
 use crate::balance::{Latency, Load, Request};
 use crate::clock::Clock;
@@ -50,6 +51,7 @@ struct Pool {
     connecting: Rc<tokio::sync::Mutex<()>>,
     in_flight: u32,
     latency: Option<Latency>,
+    outcomes: Outcomes,
 }
 
 struct Idle {
@@ -194,12 +196,27 @@ impl Pools {
         self.with(slot, |pool| pool.in_flight += 1);
     }
 
-    pub fn end(&self, endpoint: SlotId) {
+    /// `answered` is whether the endpoint did, with more than word of a failure.
+    pub fn end(&self, endpoint: SlotId, answered: bool) {
         let now = self.clock.now();
         self.with_living(endpoint, |pool| {
             pool.in_flight -= 1;
             pool.used = now;
+            if answered {
+                pool.outcomes.answered();
+            }
         });
+    }
+
+    /// The endpoint failed: it could not be reached, or did not answer, or said that it could not. Where this is once
+    /// too often, or was its trial, all workers leave it alone for a while.
+    pub fn failed(&self, upstream: &Upstream, endpoint: &Endpoint, on_trial: bool) {
+        let now = self.clock.now();
+        let row_max = upstream.outliers.failures;
+        let too_often = self.with(&endpoint.slot, |pool| pool.outcomes.failed(now, row_max));
+        if too_often || on_trial {
+            upstream.eject(endpoint, on_trial);
+        }
     }
 
     /// Notes how long an endpoint took to answer.

@@ -118,11 +118,14 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Slots;
+    use crate::metrics::Metrics;
+    use crate::upstream::health::Ward;
+    use crate::upstream::{Health, Slots};
 
     fn endpoint(address: &str) -> Arc<Endpoint> {
         let address = address.parse().unwrap();
-        Arc::new(Endpoint { address, label: "".into(), slot: Arc::new(Slots::default()).take() })
+        let (slot, ward) = (Arc::new(Slots::default()).take(), Ward::new(&Metrics::new()));
+        Arc::new(Endpoint { address, label: "".into(), slot, health: Health::new(ward, false) })
     }
 
     fn token(key: &SessionKey, service: &str, seed: &str, address: &str) -> Token {

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// Longest body that is read whole, in bytes; a longer one streams on.
-pub const WHOLE_BYTES_MAX: usize = 1 << 20;
 /// What all of them may take together; without room a body streams on.
 const ALL_BYTES_MAX: usize = 64 << 20;
 /// A new store without a length to go by.
@@ -36,6 +34,8 @@ pub struct Store {
     room: Room,
     /// As the client says, if it does.
     length: u64,
+    /// A longer body streams on.
+    bytes_max: usize,
 }
 
 /// A body that was read to its end.
@@ -66,29 +66,29 @@ impl Drop for Room {
 }
 
 impl Store {
-    /// For a body of this many bytes at least.
-    pub fn new(length: u64) -> Self {
-        Self { data: Vec::new(), room: Room { budget: &ALL, bytes: 0 }, length }
+    /// For a body of this many bytes at least, and so many at the most.
+    pub fn new(length: u64, bytes_max: usize) -> Self {
+        Self { data: Vec::new(), room: Room { budget: &ALL, bytes: 0 }, length, bytes_max }
     }
 
     /// Whether the body may fit.
     pub fn is_promising(&self) -> bool {
-        self.length <= WHOLE_BYTES_MAX as u64
+        self.length <= self.bytes_max as u64
     }
 
     /// Takes a copy, unless there is no room for it.
     pub fn add(&mut self, data: &[u8]) -> bool {
         let needed = self.data.len() + data.len();
-        if needed > WHOLE_BYTES_MAX {
+        if needed > self.bytes_max {
             return false;
         }
         if needed > self.room.bytes {
             let next = match (self.room.bytes, self.length) {
                 (0, 0) => STORE_BYTES,
-                (0, length) => usize::try_from(length).unwrap_or(WHOLE_BYTES_MAX),
+                (0, length) => usize::try_from(length).unwrap_or(self.bytes_max),
                 (bytes, _) => 2 * bytes,
             };
-            let size = next.max(needed).min(WHOLE_BYTES_MAX);
+            let size = next.max(needed).min(self.bytes_max);
             if !self.room.grow(size - self.room.bytes) {
                 return false;
             }
@@ -132,10 +132,12 @@ impl Whole {
 mod tests {
     use super::*;
 
+    const WHOLE_BYTES_MAX: usize = 1 << 20;
+
     #[test]
     fn a_body_has_room_up_to_its_limit_and_to_that_of_all_together() {
         let budget: &'static Budget = Box::leak(Box::new(Budget { used: AtomicUsize::new(0), max: 3 << 20 }));
-        let store = || Store { room: Room { budget, bytes: 0 }, ..Store::new(0) };
+        let store = || Store { room: Room { budget, bytes: 0 }, ..Store::new(0, WHOLE_BYTES_MAX) };
         let used = || budget.used.load(Ordering::Relaxed);
         let mut one = store();
         for _ in 0..1 << 20 {
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_body_is_sent_from_its_beginning_each_time() {
-        let mut store = Store::new(3);
+        let mut store = Store::new(3, 3);
         assert!(store.is_promising() && store.add(b"ab") && store.add(b"c"));
         assert_eq!(store.room.bytes, 3, "the client said so");
         let mut whole = store.whole();
@@ -176,7 +178,7 @@ mod tests {
             );
             whole = again;
         }
-        assert!(!Store::new(WHOLE_BYTES_MAX as u64 + 1).is_promising());
-        assert_eq!(Store::new(0).whole().take(), None);
+        assert!(!Store::new(WHOLE_BYTES_MAX as u64 + 1, WHOLE_BYTES_MAX).is_promising());
+        assert_eq!(Store::new(0, 0).whole().take(), None);
     }
 }

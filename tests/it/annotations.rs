@@ -8,9 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use portunus::model::ObjectName;
-use portunus::translate::{
-    ANNOTATION_PREFIX, ANNOTATIONS, Annotation, AnnotationStatus, Object, Resources, Settings, translate,
-};
+use portunus::translate::{ANNOTATIONS, Annotation, AnnotationStatus, Object, Resources, Settings, translate};
 use serde_json::json;
 
 use crate::harness::certificates::Authority;
@@ -18,7 +16,7 @@ use crate::harness::certificates::Authority;
 const INTRODUCTION: &str = "\
 # Annotations
 
-Every annotation of the last ingress-nginx, 1.15.1, and what Portunus makes of it. All begin with `nginx.ingress.kubernetes.io/`. This page is made from the table that the code reads (`src/translate/annotations/`); a test fails when it is stale.
+Every annotation of the last ingress-nginx, 1.15.1, and what Portunus makes of it. All begin with `nginx.ingress.kubernetes.io/`, but for those that are Portunus's own and begin with `portunus.dev/`. This page is made from the table that the code reads (`src/translate/annotations/`); a test fails when it is stale.
 
 | status | means |
 |---|---|
@@ -66,7 +64,7 @@ fn example(rows: &[Annotation]) -> String {
             let word = matches!(example, "on" | "off");
             let quotes = word || example.parse::<i64>().is_ok() || example.parse::<bool>().is_ok();
             let example = if quotes { format!("\"{example}\"") } else { example.to_owned() };
-            writeln!(text, "    {ANNOTATION_PREFIX}{}: {example}", row.name).expect("a String");
+            writeln!(text, "    {}: {example}", row.key()).expect("a String");
         }
     }
     if text.is_empty() { text } else { format!("\n```yaml\nmetadata:\n  annotations:\n{text}```\n") }
@@ -101,9 +99,7 @@ fn secret(name: &str) -> k8s_openapi::api::core::v1::Secret {
 fn every_example_is_taken_without_a_problem() {
     for (topic, rows) in ANNOTATIONS {
         let examples = rows.iter().filter_map(|row| match row.status {
-            AnnotationStatus::Supported { example } => {
-                Some((format!("{ANNOTATION_PREFIX}{}", row.name), json!(example)))
-            }
+            AnnotationStatus::Supported { example } => Some((row.key(), json!(example))),
             AnnotationStatus::Planned | AnnotationStatus::Never => None,
         });
         let annotations: serde_json::Map<_, _> = examples.collect();
@@ -151,8 +147,7 @@ fn whatever_is_supported_has_a_golden_pair_for_good_and_for_bad_values() {
         .collect();
     for row in ANNOTATIONS.iter().flat_map(|(_, rows)| *rows) {
         let AnnotationStatus::Supported { .. } = row.status else { continue };
-        let (key, field) =
-            (format!("{ANNOTATION_PREFIX}{}:", row.name), format!("annotations[{ANNOTATION_PREFIX}{}]", row.name));
+        let (key, field) = (format!("{}:", row.key()), format!("annotations[{}]", row.key()));
         let good = pairs.iter().any(|(manifest, outcome)| manifest.contains(&key) && !outcome.contains(&field));
         let bad = pairs.iter().any(|(_, outcome)| outcome.contains(&field));
         assert!(good && bad, "{}: good {good}, bad {bad}", row.name);

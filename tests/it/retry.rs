@@ -22,7 +22,9 @@ fn breaking() -> Backend {
 
 fn two(one: &Backend, other: &Backend, flags: &[&str]) -> (Folder, Portunus) {
     let folder = Folder::to_addresses(&[one.address(), other.address()]);
-    let portunus = Portunus::serve_with(&folder, &[&["--workers", "1"], flags].concat());
+    // Who fails is asked again: what becomes of him is told in `health`.
+    let flags = [&["--workers", "1", "--outlier-failures", "0"], flags].concat();
+    let portunus = Portunus::serve_with(&folder, &flags);
     (folder, portunus)
 }
 
@@ -196,7 +198,8 @@ fn to_http2(backends: &[&RawH2Backend]) -> (Folder, Portunus) {
     let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
     folder.write("app.yaml", app_with("default", "app", &addresses, "kubernetes.io/h2c"));
     folder.write("ingress.yaml", Ingress::new("default", "all").prefix("/", "app", 80));
-    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    // As many may be sent once more as are lost together.
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--retry-floor", "1000"]);
     (folder, portunus)
 }
 
@@ -278,9 +281,17 @@ fn requests_that_lose_their_shared_connection_together_share_the_next_one() {
 
 /// A rule with these keys, to these backends, through one worker.
 fn ruled(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)]) -> (Folder, Portunus) {
+    ruled_with(addresses, keys, &["--retry-floor", "1000"])
+}
+
+/// Keys with a slash are whole ones.
+fn ruled_with(addresses: &[std::net::SocketAddr], keys: &[(&str, &str)], flags: &[&str]) -> (Folder, Portunus) {
     let folder = Folder::to_addresses(addresses);
-    folder.write("ingress.yaml", Ingress::new("default", "all").asks(keys).prefix("/", "app", 80));
-    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    let (whole, asked): (Vec<_>, Vec<_>) = keys.iter().copied().partition(|(key, _)| key.contains('/'));
+    let ingress = Ingress::new("default", "all").asks(&asked).prefix("/", "app", 80);
+    let ingress = whole.iter().fold(ingress, |ingress, (key, value)| ingress.annotation(key, value));
+    folder.write("ingress.yaml", ingress);
+    let portunus = Portunus::serve_with(&folder, &[&["--workers", "1", "--outlier-failures", "0"], flags].concat());
     portunus.wait_no_problems();
     (folder, portunus)
 }
@@ -393,4 +404,73 @@ fn a_rule_counts_endpoints_that_can_not_be_reached() {
     for _ in 0..4 {
         assert_eq!(Connection::open(portunus.http).ask(request("POST", "x")).status, 200, "nothing was sent before");
     }
+}
+
+#[test]
+fn without_a_budget_nothing_is_sent_once_more_but_what_was_not_sent_goes_on() {
+    let (broken, fine) = (breaking(), Backend::named("fine"));
+    let none = ["--retry-budget", "0", "--retry-floor", "0"];
+    let (_folder, portunus) = two(&broken, &fine, &none);
+    for _ in 0..3 {
+        assert_eq!(ask_at(&portunus, &broken, &request("GET", "")).status, 502);
+    }
+    let exhausted = || portunus.metric("portunus_retry_budget_exhausted_total", &[]);
+    assert_eq!((retries(&portunus), exhausted()), (0.0, 3.0));
+    let refusing = backend::Refusing::new();
+    let all = [refusing.address(), fine.address()];
+    let (_folder, portunus) = ruled_with(&all, &[], &none);
+    for _ in 0..4 {
+        assert_eq!(Connection::open(portunus.http).ask(request("POST", "x")).status, 200);
+    }
+    // An answer that would have been let go is passed on.
+    let (one, other) = (answering(503), answering(503));
+    let keys = [("proxy-next-upstream", "http_503")];
+    let (_folder, portunus) = ruled_with(&[one.address(), other.address()], &keys, &none);
+    assert_eq!(portunus.get("a.test", "/").text(), "from");
+    assert_eq!(one.count() + other.count(), 1);
+}
+
+#[test]
+fn the_operator_says_what_is_sent_once_more_where_an_ingress_does_not() {
+    let backends = [503, 503, 503, 503].map(answering);
+    let flags = ["--proxy-next-upstream", "http_503", "--proxy-next-upstream-tries", "2"];
+    for (keys, tries) in [(&[][..], 2), (&[("proxy-next-upstream", "off")][..], 1)] {
+        let (_folder, portunus) = ruled_with(&addresses(&backends), keys, &flags);
+        let before: usize = counts(&backends).iter().sum();
+        assert_eq!(portunus.get("a.test", "/").text(), "from");
+        assert_eq!(counts(&backends).iter().sum::<usize>() - before, tries, "{keys:?}");
+    }
+}
+
+#[test]
+fn the_floor_of_the_budget_counts_by_the_second_and_comes_back() {
+    let (broken, fine) = (breaking(), Backend::named("fine"));
+    let (_folder, portunus) = two(&broken, &fine, &["--retry-budget", "0", "--retry-floor", "1"]);
+    let ask = || ask_at(&portunus, &broken, &request("GET", "")).status;
+    assert_eq!(ask(), 200);
+    eventually("the end of this second's", || (ask() == 502).then_some(()));
+    eventually("the next second's", || (ask() == 200).then_some(()));
+}
+
+#[test]
+fn one_try_may_be_shorter_than_the_time_for_an_answer() {
+    let over = Gate::new();
+    let gate = over.clone();
+    let silent = Backend::new(move |_| gate.wait("the test"));
+    let fine = Backend::named("fine");
+    let keys = [("proxy-next-upstream", "timeout"), ("portunus.dev/try-timeout", "200ms")];
+    let (_folder, portunus) = ruled(&[silent.address(), fine.address()], &keys);
+    assert_eq!(ask_at(&portunus, &silent, &request("GET", "")).text(), "fine");
+    assert_eq!(ask_at(&portunus, &silent, &request("POST", "")).status, 504, "nobody sends it twice");
+    over.open();
+}
+
+#[test]
+fn a_body_is_kept_to_be_sent_once_more_up_to_the_limit() {
+    let (broken, fine) = (breaking(), Backend::new(Exchange::echo));
+    let keys = [("proxy-next-upstream", "error non_idempotent"), ("proxy-request-buffering", "on")];
+    let flags = ["--request-buffer-bytes-max", "4"];
+    let (_folder, portunus) = ruled_with(&[broken.address(), fine.address()], &keys, &flags);
+    assert_eq!(ask_at(&portunus, &broken, &request("POST", "four")).text(), "four");
+    assert_eq!(ask_at(&portunus, &broken, &request("POST", "fives")).status, 502);
 }

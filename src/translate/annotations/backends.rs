@@ -9,7 +9,7 @@ use http::uri::Authority;
 use super::{Annotation, Values, open, shown};
 use crate::balance::Policy;
 use crate::filter::{Filter, Template, VARIABLES};
-use crate::model::{BackendOptions, BackendTls, Protocol};
+use crate::model::{BackendOptions, BackendTls, Protocol, Resilience};
 
 #[rustfmt::skip]
 pub(super) const PROTOCOLS: &[Annotation] = &[
@@ -38,7 +38,7 @@ pub(super) struct Asked {
     pub(super) hash_by: Option<Template>,
 }
 
-pub(super) fn read(values: &mut Values, tls: Option<&BackendTls>) -> Asked {
+pub(super) fn read(values: &mut Values, tls: Option<&BackendTls>, resilience: Option<Arc<Resilience>>) -> Asked {
     let fix = "write HTTP, HTTPS, GRPC, GRPCS or AUTO_HTTP";
     let protocols = values.get("backend-protocol", fix, |text| {
         Some(match text.to_ascii_uppercase().as_str() {
@@ -52,7 +52,8 @@ pub(super) fn read(values: &mut Values, tls: Option<&BackendTls>) -> Asked {
     let (policy, hash_by) = balancing(values);
     let protocol = protocols.map(|(protocol, _)| protocol);
     let tls = tls.map(|tls| Arc::new(tls.options.clone()));
-    let options = BackendOptions { protocol, policy, service_address: values.switch("service-upstream"), tls };
+    let options =
+        BackendOptions { protocol, policy, service_address: values.switch("service-upstream"), tls, resilience };
     let secure = protocols.and_then(|(_, secure)| secure);
     let secure = secure.map(|protocol| BackendOptions { protocol: Some(protocol), ..options.clone() });
     Asked { options, secure, hash_by }

@@ -2,7 +2,7 @@
 //! the endpoints don't, or with an error. The operator's ConfigMap has keys of the same names, which count for all
 //! Ingresses that say nothing else; what neither says is as the flags have it.
 
-use super::{Annotation, Values, list, open};
+use super::{Annotation, Values, list, open, resilience};
 use crate::model::{BackendKey, DefaultBackend, Failure, Forwarding, ObjectName, PortRef, Retry};
 use crate::translate::Settings;
 
@@ -64,6 +64,7 @@ pub(super) fn read(values: &mut Values, namespace: &str, settings: &Settings) ->
         body_bytes_max: body.unwrap_or(general.body_bytes_max),
         buffers_body: buffers.unwrap_or(general.buffers_body),
         retry: retry(values, general.retry.as_ref()),
+        try_timeout_milliseconds: resilience::try_timeout(values),
         default_backend: default_backend(values, namespace, &settings.custom_http_errors),
     };
     (forwarding != Forwarding::default()).then(|| Box::new(forwarding))

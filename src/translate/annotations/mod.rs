@@ -16,6 +16,7 @@ mod headers;
 mod limits;
 mod paths;
 mod redirects;
+mod resilience;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,11 +43,18 @@ const NAME_BYTES_MAX: usize = 253;
 
 /// Whose annotations these are.
 pub const PREFIX: &str = "nginx.ingress.kubernetes.io/";
+/// Ours, for what ingress-nginx has no name for. Rows and Ingresses have their names with it.
+pub const OWN_PREFIX: &str = "portunus.dev/";
+
+/// A key as it is written, of its name without ingress-nginx's prefix.
+pub(super) fn key(name: &str) -> String {
+    if name.starts_with(OWN_PREFIX) { name.to_owned() } else { format!("{PREFIX}{name}") }
+}
 
 /// What is known of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Annotation {
-    /// Without the prefix.
+    /// Without ingress-nginx's prefix.
     pub name: &'static str,
     /// Older names of the same.
     pub aliases: &'static [&'static str],
@@ -81,6 +89,11 @@ const fn closing(name: &'static str, values: &'static str, default: &'static str
 }
 
 impl Annotation {
+    /// As it is written.
+    pub fn key(&self) -> String {
+        key(self.name)
+    }
+
     const fn example(self, example: &'static str) -> Self {
         Self { status: Status::Supported { example }, ..self }
     }
@@ -149,7 +162,8 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
     let mut values = Values::new(ingress, resources);
     values.written_twice();
     let backend_tls = backend_tls::read(&mut values);
-    let asked = backends::read(&mut values, backend_tls.as_deref());
+    let resilience = resilience::read(&mut values);
+    let asked = backends::read(&mut values, backend_tls.as_deref(), resilience.any());
     let mut behaviour = Behaviour {
         closed: false,
         filters: Vec::new(),
@@ -213,7 +227,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
 
 /// Where a key stands.
 pub(super) fn field(name: &str) -> String {
-    format!("metadata.annotations[{PREFIX}{name}]")
+    format!("metadata.annotations[{}]", key(name))
 }
 
 /// Faults of what nobody reads.
@@ -226,7 +240,7 @@ fn unread(ingress: &Ingress) -> impl Iterator<Item = Fault<'_>> {
             None => "is not known",
         };
         let fix = if restricts(name) { "remove it" } else { "remove it, or do without; the rest of the Ingress works" };
-        let what = format!("`{PREFIX}{name}` {what}");
+        let what = format!("`{}` {what}", key(name));
         Some(Fault { name, what, fix: fix.to_owned(), nature: Nature::Unsupported })
     })
 }
@@ -331,8 +345,8 @@ impl<'a> Values<'a> {
             let named = |name: &str| name != first && (name == row.name || row.aliases.contains(&name));
             let others = self.ingress.annotations.iter().filter(|(name, other)| named(name) && other.trim() != value);
             for (name, _) in others {
-                let what = format!("`{PREFIX}{first}` is another name of it, and has another value");
-                let fix = format!("write all of it under `{PREFIX}{}`", row.name);
+                let what = format!("`{}` is another name of it, and has another value", key(first));
+                let fix = format!("write all of it under `{}`", row.key());
                 self.faults.push(Fault { name, what, fix, nature: Nature::Void });
             }
         }
@@ -453,8 +467,9 @@ impl<'a> Values<'a> {
     /// Says of keys of a topic that is not asked for that they do nothing.
     fn without_effect(&mut self, rows: &'static [Annotation], needs: &str) {
         for (name, _) in rows.iter().filter_map(|row| self.text(row)).collect::<Vec<_>>() {
-            let what = format!("it has no effect without `{PREFIX}{needs}`");
-            let fix = format!("write `{PREFIX}{needs}` too, or remove it");
+            let needs = key(needs);
+            let what = format!("it has no effect without `{needs}`");
+            let fix = format!("write `{needs}` too, or remove it");
             self.faults.push(Fault { name, what, fix, nature: Nature::Idle });
         }
     }

@@ -1,9 +1,9 @@
-//! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1. A key that is
-//! honoured has its row in its topic's file.
+//! What is known of ingress-nginx's annotations, one row a key: those of its last version, 1.15.1; and of our own. A key
+//! that is honoured has its row in its topic's file.
 
 use super::{
     Annotation, access, affinity, backend_tls, backends, basic_auth, canary, client_certificates, closing, cors,
-    forwarding, headers, limits, open, paths, redirects,
+    forwarding, headers, limits, open, paths, redirects, resilience,
 };
 
 /// All keys without the prefix, by topic.
@@ -72,6 +72,8 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
     ("Canary", canary::ANNOTATIONS),
     ("Timeouts, retries, bodies, buffers", forwarding::ANNOTATIONS),
     ("Errors", forwarding::ERRORS),
+    ("Failing and busy endpoints", resilience::ANNOTATIONS),
+    ("Health checks", resilience::CHECKS),
     ("Fields of answers", headers::ANNOTATIONS),
     (
         "Headers, cookies, redirects of the backend",
