@@ -12,7 +12,7 @@ use super::ingress::{Located, Parts};
 use super::object::IngressPath;
 use super::problem::{Kind, ObjectRef, Problem};
 use crate::filter::{InvalidPattern, PathPattern};
-use crate::model::{HostPattern, PathKind, PathMatch, Rule, normalize};
+use crate::model::{HostPattern, Normalization, PathKind, PathMatch, Rule};
 
 /// What to write instead of a regular expression that is none.
 const SYNTAX: &str = "write one in the syntax of docs.rs/regex: no look-around, no back-references";
@@ -21,6 +21,7 @@ const SYNTAX: &str = "write one in the syntax of docs.rs/regex: no look-around, 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Written {
     kind: WrittenKind,
+    normalization: Normalization,
     /// Its Ingress has it read as a regular expression.
     pub(super) regex: bool,
     /// The text, if it isn't the path's in normal form.
@@ -39,7 +40,8 @@ enum WrittenKind {
 impl Written {
     /// For what has no path.
     pub(super) fn none(regex: bool) -> Self {
-        Self { kind: WrittenKind::ImplementationSpecific, regex, text: None, beginning: None }
+        let (kind, normalization) = (WrittenKind::ImplementationSpecific, Normalization::default());
+        Self { kind, normalization, regex, text: None, beginning: None }
     }
 
     pub(super) fn is_unread(&self) -> bool {
@@ -69,12 +71,13 @@ pub(super) fn read(path: &IngressPath, paths: &Paths) -> Result<ReadPath, NoPath
     };
     let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let regex = paths.is_regex(text);
-    let (matched, pattern) = if regex { read_regex(text)? } else { (read_plain(kind, text)?, None) };
+    let normalization = paths.normalization;
+    let (matched, pattern) = if regex { read_regex(text)? } else { (read_plain(kind, text, normalization)?, None) };
     let text = (*matched.value != *text).then(|| text.into());
-    Ok(ReadPath { matched, pattern, written: Written { kind, regex, text, beginning: None } })
+    Ok(ReadPath { matched, pattern, written: Written { kind, normalization, regex, text, beginning: None } })
 }
 
-fn read_plain(kind: WrittenKind, text: &str) -> Result<PathMatch, NoPath> {
+fn read_plain(kind: WrittenKind, text: &str, normalization: Normalization) -> Result<PathMatch, NoPath> {
     if text.contains(['?', '#']) {
         let what = format!("`{text}` has a query or a fragment, which no path has");
         return Err(("path", what, "write the path alone, as /a/b; for a regular expression, use-regex too"));
@@ -83,7 +86,7 @@ fn read_plain(kind: WrittenKind, text: &str) -> Result<PathMatch, NoPath> {
         WrittenKind::Exact => PathKind::Exact,
         WrittenKind::Prefix | WrittenKind::ImplementationSpecific => PathKind::Prefix,
     };
-    match normalize(text) {
+    match normalization.apply(text) {
         Ok(path) => Ok(PathMatch::new(kind, &path.matched)),
         Err(error) => Err(("path", format!("`{text}`: {}", error.message()), "write the plain path, as /a/b")),
     }
@@ -104,21 +107,22 @@ fn read_regex(text: &str) -> Result<(PathMatch, Option<Arc<PathPattern>>), NoPat
 pub(super) fn unread(path: &IngressPath, paths: &Paths) -> ReadPath {
     let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let regex = paths.is_regex(text);
-    let beginning = Arc::new(beginning(text));
+    let normalization = paths.normalization;
+    let beginning = Arc::new(beginning(text, normalization));
     let matched = if regex {
         PathMatch::new(PathKind::Regex, text)
     } else {
         let plain = text.split(['?', '#', '%', '\\']).next().unwrap_or_default();
-        PathMatch::new(PathKind::Prefix, &in_normal_form(plain))
+        PathMatch::new(PathKind::Prefix, &in_normal_form(plain, normalization))
     };
     let text = (*matched.value != *text).then(|| text.into());
     let pattern = regex.then(|| beginning.clone());
     let kind = WrittenKind::ImplementationSpecific;
-    ReadPath { matched, pattern, written: Written { kind, regex, text, beginning: Some(beginning) } }
+    ReadPath { matched, pattern, written: Written { kind, normalization, regex, text, beginning: Some(beginning) } }
 }
 
 /// What every path begins with that a regular expression would take, if it were one.
-fn beginning(text: &str) -> PathPattern {
+fn beginning(text: &str, normalization: Normalization) -> PathPattern {
     let end = text.find(|character| r"\^$.|?*+()[]{}#%".contains(character)).unwrap_or(text.len());
     let (begin, rest) = text.split_at(end);
     let mut characters = begin.chars();
@@ -127,7 +131,7 @@ fn beginning(text: &str) -> PathPattern {
         characters.next_back();
     }
     let begin = if has_alternatives(rest) { "" } else { characters.as_str() };
-    PathPattern::literal(&in_normal_form(begin))
+    PathPattern::literal(&in_normal_form(begin, normalization))
 }
 
 /// Whether something may stand behind a `|` that is in no parentheses, and begin in its own way. Where brackets or
@@ -142,9 +146,9 @@ fn has_alternatives(text: &str) -> bool {
 }
 
 /// The beginning of a path as requests have it; of what is none, all.
-fn in_normal_form(text: &str) -> String {
+fn in_normal_form(text: &str, normalization: Normalization) -> String {
     let text = if text.starts_with('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("/{text}")) };
-    normalize(&text).map_or_else(|_| "/".to_owned(), |path| path.matched.into_owned())
+    normalization.apply(&text).map_or_else(|_| "/".to_owned(), |path| path.matched.into_owned())
 }
 
 /// The rules of a host as they are meant there, and what is wrong with them then.
@@ -190,7 +194,8 @@ pub(super) fn read_together<'a>(
             let object = ObjectRef::new(Kind::Ingress, &parts.name);
             problems.push(Problem::new(object, format!("{}.path", located.field), what, SYNTAX));
             if parts.restricts {
-                let beginning = Arc::new(beginning(text(located).unwrap_or_default()));
+                let normalization = located.written.normalization;
+                let beginning = Arc::new(beginning(text(located).unwrap_or_default(), normalization));
                 return (parts, located, Cow::Owned(closed(located, beginning)));
             }
         } else if located.written.kind == WrittenKind::Exact {
@@ -264,7 +269,7 @@ pub(super) fn meant(located: &Located, exacts: &BTreeSet<&str>) -> Option<(PathP
     // ingress-nginx makes `/p/` and `/p` of a Prefix `/p`, but for one with an Exact `/p` beside it.
     let below = located.written.kind == WrittenKind::Prefix && !text.ends_with('/') && exacts.contains(text);
     let text = if below { Cow::Owned(format!("{text}/")) } else { Cow::Borrowed(text) };
-    let normal = normalize(&text).map_or_else(|_| text.clone(), |path| path.matched);
+    let normal = located.written.normalization.apply(&text).map_or_else(|_| text.clone(), |path| path.matched);
     let literal = |error| (PathPattern::literal(&normal), error);
     // What requests are compared in is that form; text of another would take none.
     if normal != text {
@@ -303,7 +308,7 @@ mod tests {
             ("", "/"),
         ];
         for (text, expected) in table {
-            assert_eq!(beginning(text), PathPattern::literal(expected), "{text}");
+            assert_eq!(beginning(text, Normalization::Strict), PathPattern::literal(expected), "{text}");
         }
     }
 }
