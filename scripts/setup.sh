@@ -19,6 +19,9 @@ command -v curl >/dev/null || packages+=(curl)
 # Some tests hold Portunus against the real nginx; Debian has it where only root looks.
 if [[ ${1:-} != build ]]; then
     PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || packages+=(nginx)
+    # One has servers in several languages read paths.
+    command -v node >/dev/null || packages+=(nodejs)
+    command -v python3 >/dev/null || packages+=(python3)
     # One counts system calls.
     command -v strace >/dev/null || packages+=(strace)
 fi
@@ -27,7 +30,7 @@ if ((${#packages[@]})); then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${packages[@]}"
     else
-        missing "install a C compiler, curl, nginx and strace, on Debian: sudo apt-get install ${packages[*]}"
+        missing "install what the tests need, on Debian: sudo apt-get install ${packages[*]}"
     fi
 fi
 

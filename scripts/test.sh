@@ -21,7 +21,7 @@ shell_syntax() {
 
 test_cluster() {
     scripts/cluster.sh build
-    test -z "$(gofmt -l tests/cluster tests/grpc | tee /dev/stderr)"
+    test -z "$(gofmt -l tests/cluster tests/grpc tests/paths | tee /dev/stderr)"
     go -C tests/cluster vet ./...
 }
 

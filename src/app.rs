@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
+use zeroize::Zeroizing;
 
 use crate::admin;
 use crate::config::{Cluster, Objects, Process, Serve, Underscores, Unsupported, Webhook};
@@ -49,6 +50,8 @@ pub fn settings(objects: &Objects) -> Settings {
         without_class: objects.watch_ingress_without_class,
         without_any_class: true,
         allow_external_names: objects.allow_external_names,
+        deny_local_endpoints: objects.deny_local_endpoints.unwrap_or(false),
+        normalization: objects.path_normalization.into(),
         policy: objects.load_balance.into(),
         outliers: objects.ejection.outliers(),
         forwarding: Forwarding { retry: objects.next_upstream.retry(), ..Forwarding::default() },
@@ -91,20 +94,16 @@ pub fn run(config: &Serve) -> Result<()> {
 }
 
 async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) -> Result<()> {
-    let (provider, client) = match &config.manifests {
-        Some(path) => (folder(path)?, None),
+    let (provider, client, settings) = match &config.manifests {
+        Some(path) => (folder(path)?, None, settings(&config.objects)),
         None => {
-            let (provider, client) = cluster(&config.cluster, &config.objects, &config.webhook).await?;
-            (provider, Some(client))
+            let (provider, client, settings) = cluster(&config.cluster, &config.objects, &config.webhook).await?;
+            (provider, Some(client), settings)
         }
     };
     let workers = config.workers.map_or_else(default_workers, Into::into);
     let sockets = Sockets::bind(config, workers)?;
     let drain = Drain::new();
-    let settings = match &config.manifests {
-        Some(_) => settings(&config.objects),
-        None => cluster_settings(&config.cluster, &config.objects),
-    };
     let key = session_key(config.endpoints.session_key_file.as_deref())?;
     let mut control = Control::new(settings, provider, config.endpoints.resolver, key, metrics.clone());
     control.checker = Some(Checker::new(metrics.clone()));
@@ -149,7 +148,7 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
 fn session_key(path: Option<&Path>) -> Result<SessionKey> {
     let Some(path) = path else { return Ok(SessionKey::default()) };
     let file = std::fs::File::open(path);
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     let read = file.and_then(|file| file.take(SESSION_KEY_BYTES_MAX + 1).read_to_end(&mut bytes));
     read.with_context(|| format!("the session key {} can't be read", path.display()))?;
     let key = bytes.trim_ascii_end();
@@ -171,10 +170,10 @@ pub fn folder(path: &Path) -> Result<Provider> {
     Ok(Provider::Folder { folder, watch })
 }
 
-/// The objects of a cluster, and the client by which they are watched.
-pub async fn cluster(cluster: &Cluster, objects: &Objects, webhook: &Webhook) -> Result<(Provider, Client)> {
+/// The objects of a cluster, the client by which they are watched, and how they are read.
+pub async fn cluster(cluster: &Cluster, objects: &Objects, webhook: &Webhook) -> Result<(Provider, Client, Settings)> {
     let Cluster { kubeconfig, watch_namespace, watch_namespace_selector, snapshot_file } = cluster;
-    let client = connect(kubeconfig.as_deref()).await?;
+    let (client, api_server) = connect(kubeconfig.as_deref()).await?;
     let secrets = objects.default_tls_certificate.iter().chain(&webhook.webhook_certificate);
     let scope = Scope {
         namespaces: watch_namespace.clone(),
@@ -182,7 +181,16 @@ pub async fn cluster(cluster: &Cluster, objects: &Objects, webhook: &Webhook) ->
         config_map: objects.configmap.clone(),
         secrets: secrets.cloned().collect(),
     };
-    Ok((Provider::cluster(&client, &scope, snapshot_file.clone()), client))
+    let settings = Settings {
+        // A cluster has its classes; only a folder may do without.
+        without_any_class: false,
+        select_namespaces: watch_namespace_selector.is_some(),
+        // Who writes objects here may not be who runs this machine.
+        deny_local_endpoints: objects.deny_local_endpoints.unwrap_or(true),
+        api_server,
+        ..settings(objects)
+    };
+    Ok((Provider::cluster(&client, &scope, snapshot_file.clone()), client, settings))
 }
 
 /// Answers the API server's questions on these sockets from now on.
@@ -200,15 +208,6 @@ pub fn serve_webhook(config: &Webhook, listeners: Vec<TcpListener>, control: &Co
     for listener in listeners {
         let serving = webhook::serve(listener, webhook::Limits::default(), review.clone(), certificate.clone());
         tokio::task::spawn_local(serving);
-    }
-}
-
-/// A cluster has its classes; only a folder may do without.
-pub fn cluster_settings(cluster: &Cluster, objects: &Objects) -> Settings {
-    Settings {
-        without_any_class: false,
-        select_namespaces: cluster.watch_namespace_selector.is_some(),
-        ..settings(objects)
     }
 }
 
@@ -302,6 +301,7 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
             target_bytes_max: clients.uri_bytes_max,
             keeps_underscores: clients.underscores_in_headers == Underscores::Keep,
         },
+        normalization: config.objects.path_normalization.into(),
         trusted_proxies: clients.trusted_proxies.clone(),
         request_head_timeout: ticks(clients.request_head_timeout),
         idle_timeout: ticks(clients.idle_timeout),

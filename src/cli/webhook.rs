@@ -20,12 +20,12 @@ pub fn run(config: &WebhookServer) -> Result<()> {
 
 async fn serve(config: &WebhookServer) -> Result<()> {
     let WebhookServer { webhook, admin_listen, cluster, objects, logging: _ } = config;
-    let (provider, _) = app::cluster(cluster, objects, webhook).await?;
+    let (provider, _, settings) = app::cluster(cluster, objects, webhook).await?;
     let sockets = Sockets::default().bind_control(admin_listen, webhook)?;
     anyhow::ensure!(!sockets.webhook.is_empty(), "nothing to serve; write --webhook-listen ADDR:PORT");
     let (metrics, drain) = (Metrics::new(), Drain::new());
     // Nobody is sent anywhere, so that no cookie is ever made.
-    let (settings, key) = (app::cluster_settings(cluster, objects), SessionKey::default());
+    let key = SessionKey::default();
     let mut control = Control::new(settings, provider, None, key, metrics.clone());
     let state = app::admin_state(&control, metrics, drain.clone());
     for listener in sockets.admin {

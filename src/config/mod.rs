@@ -21,7 +21,7 @@ pub use traffic::{Clients, Endpoints, Underscores};
 pub use values::{Listen, ListenerName, addresses};
 
 use crate::balance::Policy;
-use crate::model::ObjectName;
+use crate::model::{Normalization, ObjectName};
 use crate::translate::response_header;
 use values::{listen_address, listener_name};
 
@@ -64,6 +64,12 @@ pub struct Objects {
     /// Follow Services of type ExternalName. Whoever writes Services may then send requests to any host
     #[arg(long, env = "PORTUNUS_ALLOW_EXTERNAL_NAMES")]
     pub allow_external_names: bool,
+    /// Send nothing to endpoints that are this machine, its link or the API server [default: true in a cluster]
+    #[arg(long, env = "PORTUNUS_DENY_LOCAL_ENDPOINTS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub deny_local_endpoints: Option<bool>,
+    /// What is done about paths that backends read apart, as those with `%2F` or `;`
+    #[arg(long, env = "PORTUNUS_PATH_NORMALIZATION", default_value = "strict", value_name = "HOW")]
+    pub path_normalization: PathNormalization,
     /// Secret of the certificate for names that no other is for; a self-signed one is made if left out
     #[arg(long, env = "PORTUNUS_DEFAULT_TLS_CERTIFICATE", alias = "default-ssl-certificate", value_name = "NS/NAME")]
     pub default_tls_certificate: Option<ObjectName>,
@@ -101,6 +107,16 @@ pub enum LoadBalance {
     LeastRequests,
     Ewma,
     ConsistentHash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PathNormalization {
+    /// It is data; 400 if it would reach another rule when it is read otherwise
+    Strict,
+    /// Likewise, but `%2F` is a slash
+    DecodeSlashes,
+    /// 400, whatever the rules
+    Reject,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -183,6 +199,16 @@ impl From<LoadBalance> for Policy {
             LoadBalance::LeastRequests => Self::LeastRequests,
             LoadBalance::Ewma => Self::PeakEwma,
             LoadBalance::ConsistentHash => Self::ConsistentHash,
+        }
+    }
+}
+
+impl From<PathNormalization> for Normalization {
+    fn from(how: PathNormalization) -> Self {
+        match how {
+            PathNormalization::Strict => Self::Strict,
+            PathNormalization::DecodeSlashes => Self::DecodeSlashes,
+            PathNormalization::Reject => Self::Reject,
         }
     }
 }

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use super::password::Hash;
 use super::{Answer, text};
@@ -43,7 +44,8 @@ pub struct Users {
 pub struct Login {
     auth: Arc<BasicAuth>,
     user: Box<[u8]>,
-    password: Box<[u8]>,
+    /// Overwritten when it has been checked.
+    password: Zeroizing<Box<[u8]>>,
 }
 
 impl BasicAuth {
@@ -81,7 +83,7 @@ impl BasicAuth {
 }
 
 /// Name and password; both may be any bytes.
-type Credentials = (Box<[u8]>, Box<[u8]>);
+type Credentials = (Box<[u8]>, Zeroizing<Box<[u8]>>);
 
 fn credentials(field: &HeaderValue) -> Option<Credentials> {
     let bytes = field.as_bytes();
@@ -89,11 +91,9 @@ fn credentials(field: &HeaderValue) -> Option<Credentials> {
     if !scheme || bytes.len() > CREDENTIALS_BYTES_MAX {
         return None;
     }
-    let mut user = BASE64.decode(bytes[6..].trim_ascii()).ok()?;
-    let colon = user.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
-    let password = user.split_off(colon + 1);
-    user.pop();
-    Some((user.into(), password.into()))
+    let both = Zeroizing::new(BASE64.decode(bytes[6..].trim_ascii()).ok()?);
+    let colon = both.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
+    Some((both[..colon].into(), Zeroizing::new(both[colon + 1..].into())))
 }
 
 impl Users {

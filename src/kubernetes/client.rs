@@ -1,5 +1,6 @@
 //! The way to the API server, as the Pod's ServiceAccount or a kubeconfig has it.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +25,9 @@ pub enum ConnectError {
     Client(#[source] kube::Error),
 }
 
-/// A client; nothing is asked of the server yet. Must be called on the runtime that will use it.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+/// A client, and the server's address if it is known by that; nothing is asked of the server yet. Must be called on the
+/// runtime that will use it.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, Option<IpAddr>), ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => {
             Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
@@ -38,7 +40,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
-    Client::try_from(config).map_err(ConnectError::Client)
+    let host = config.cluster_url.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    Ok((Client::try_from(config).map_err(ConnectError::Client)?, address))
 }
 
 /// The same client, which counts the answers that are no refusal.

@@ -6,10 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 /// Reads the file; `None` if there is none.
-pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -45,7 +47,7 @@ mod tests {
         write(&path, b"first").unwrap();
         fs::write(folder.path().join("snapshot.new"), b"left behind").unwrap();
         write(&path, b"second").unwrap();
-        assert_eq!(read(&path).unwrap().as_deref(), Some(&b"second"[..]));
+        assert_eq!(read(&path).unwrap().as_deref().map(Vec::as_slice), Some(&b"second"[..]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

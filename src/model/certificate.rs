@@ -4,10 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
-/// DER of a private key (PKCS #8, PKCS #1 or SEC1). Neither `Debug` nor serde ever show it.
+/// DER of a private key (PKCS #8, PKCS #1 or SEC1). Neither `Debug` nor serde ever show it, and it is overwritten when
+/// the last one who holds it lets go.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PrivateKey(pub Arc<[u8]>);
+pub struct PrivateKey(Arc<Zeroizing<Vec<u8>>>);
+
+impl PrivateKey {
+    pub fn new(der: Vec<u8>) -> Self {
+        Self(Arc::new(Zeroizing::new(der)))
+    }
+
+    pub fn der(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

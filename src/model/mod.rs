@@ -32,7 +32,7 @@ pub use forwarding::{DefaultBackend, Failure, Forwarding, Retry};
 pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
-pub use path::{NormalizedPath, PathError, normalize};
+pub use path::{Normalization, NormalizedPath, PathError, normalize};
 pub use resilience::{Check, CheckKind, Outliers, Resilience};
 pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
 pub use shared::{Chunks, Shards};

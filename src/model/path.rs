@@ -4,11 +4,25 @@
 //! - what a URI may not have unescaped (RFC 3986, 2), as `é` or `{`, is escaped
 //! - dot segments are resolved; above the root there is nothing, so `/..` is refused
 //! - escapes of unreserved characters are decoded, other escapes are written in upper case
-//! - a run of slashes counts as one for matching; it is sent as received unless dot segments were resolved
-//! - `%2F` is data: matched and sent as it is; [`NormalizedPath::slash_reading`] is the other way to read it
-//! - a backslash, `%5C`, `%00`, control bytes, bad escapes and `..;` are refused: backends read them apart
+//! - a run of slashes counts as one for matching; it is sent as received unless dot segments were resolved, or the
+//!   path begins with it: behind two slashes some read a host
+//! - `%2F`, `;` and what else is data to some and not to others is [`Normalization`]'s
+//! - a backslash, `%5C`, `%00`, control bytes, bad and overlong escapes and `..;` are refused: backends read them apart
 
 use std::borrow::Cow;
+
+/// What becomes of a path that is data to some backends and something else to others: `%2F`, parameters (`;` and
+/// `%3B`), `%3F`, `%23`, and escapes of escapes (`%252F`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Normalization {
+    /// It is data, matched and sent as it is, if all of [`NormalizedPath::readings`] reach the same rule.
+    #[default]
+    Strict,
+    /// The same, but `%2F` is a slash, in requests and in the paths of rules.
+    DecodeSlashes,
+    /// It is refused, whatever the rules.
+    Reject,
+}
 
 /// Why a path is refused, with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +31,8 @@ pub enum PathError {
     Forbidden,
     BadEscape,
     AboveRoot,
-    HiddenDots,
+    Hidden,
+    Doubtful,
 }
 
 impl PathError {
@@ -25,9 +40,10 @@ impl PathError {
         match self {
             Self::Relative => "the path does not begin with a slash",
             Self::Forbidden => "the path has a backslash, NUL or control byte, plain or escaped",
-            Self::BadEscape => "the path has a percent sign without two hexadecimal digits",
+            Self::BadEscape => "the path has a percent sign without two hexadecimal digits, or overlong UTF-8",
             Self::AboveRoot => "the path climbs above the root",
-            Self::HiddenDots => "the path has a dot segment with a parameter or behind an escaped slash",
+            Self::Hidden => "the path begins with an escaped slash, or has dots behind one, or either in a parameter",
+            Self::Doubtful => "the path has a parameter, an escaped slash, ? or #, or an escape that is escaped",
         }
     }
 }
@@ -39,15 +55,65 @@ pub struct NormalizedPath<'a> {
     pub matched: Cow<'a, str>,
     /// What goes upstream; differs from `matched` only in runs of slashes.
     pub sent: Cow<'a, str>,
-    escaped_slash: bool,
+    doubtful: bool,
 }
 
 impl NormalizedPath<'_> {
-    /// The path as a backend reads it that takes `%2F` for a slash; `None` without one. A request whose two
-    /// readings reach different rules is ambiguous and is refused.
-    pub fn slash_reading(&self) -> Option<String> {
-        self.escaped_slash.then(|| merge_slashes(&self.matched.replace("%2F", "/")))
+    /// The other ways in which backends may read the path; none of most. A request whose readings reach different
+    /// rules is ambiguous and is refused, as is one of which a reading is no path at all.
+    pub fn readings(&self) -> Result<Vec<String>, PathError> {
+        let mut all = Vec::new();
+        if self.doubtful {
+            other_readings(&self.matched, &mut all);
+            if let Some(again) = decoded_again(&self.matched) {
+                let again = normalize(&again)?.matched;
+                other_readings(&again, &mut all);
+                all.push(again.into_owned());
+            }
+        }
+        Ok(all)
     }
+}
+
+/// The path with its escaped slashes as slashes, without its parameters, up to an escaped `?` or `#`, and all of it.
+fn other_readings(path: &str, all: &mut Vec<String>) {
+    let slashes = |path: &str| merge_slashes(&path.replace("%2F", "/"));
+    let bare = |path: &str| {
+        let segments = path.split('/').map(without_parameters);
+        merge_slashes(&segments.collect::<Vec<_>>().join("/"))
+    };
+    let cut = |path: &str| {
+        let end = ["%3F", "%23"].iter().filter_map(|mark| path.find(mark)).min();
+        path[..end.unwrap_or(path.len())].to_owned()
+    };
+    for reading in [slashes(path), bare(path), cut(path), bare(&slashes(&cut(path)))] {
+        if reading != path && !all.contains(&reading) {
+            all.push(reading);
+        }
+    }
+}
+
+/// The path with those escapes decoded that are escaped themselves, once; `None` without one.
+fn decoded_again(path: &str) -> Option<String> {
+    let escaped = |at: usize| path[at..].starts_with("%25") && is_hexadecimal(path.as_bytes().get(at + 3..at + 5));
+    let mut again = String::with_capacity(path.len());
+    let mut from = 0;
+    for (at, _) in path.match_indices('%').filter(|(at, _)| escaped(*at)) {
+        again.push_str(&path[from..=at]);
+        from = at + 3;
+    }
+    again.push_str(&path[from..]);
+    (from > 0).then_some(again)
+}
+
+fn is_hexadecimal(bytes: Option<&[u8]>) -> bool {
+    bytes.is_some_and(|bytes| bytes.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Tomcat and others drop what stands behind a semicolon, some also behind an escaped one.
+fn without_parameters(segment: &str) -> &str {
+    let end = [segment.find(';'), segment.find("%3B")].into_iter().flatten().min();
+    &segment[..end.unwrap_or(segment.len())]
 }
 
 /// What a byte of a path asks for. Most paths are `Plain` throughout and are borrowed as they are.
@@ -57,6 +123,7 @@ const DOT: u8 = 2;
 const PERCENT: u8 = 3;
 const FORBIDDEN: u8 = 4;
 const UNESCAPED: u8 = 5;
+const SEMICOLON: u8 = 6;
 
 /// ASCII that a path may not have as it is, and that some clients send all the same.
 const NOT_OF_A_URI: &[u8] = b" \"<>^`{|}";
@@ -83,55 +150,87 @@ const CLASS: [u8; 256] = {
     class[b'/' as usize] = SLASH;
     class[b'.' as usize] = DOT;
     class[b'%' as usize] = PERCENT;
+    class[b';' as usize] = SEMICOLON;
     class
 };
 
-/// Brings the path of a request, without its query, or of a rule into its one meaning.
+/// Brings a path into its one meaning, strictly.
 pub fn normalize(path: &str) -> Result<NormalizedPath<'_>, PathError> {
-    let bytes = path.as_bytes();
-    if bytes.first() != Some(&b'/') {
-        return Err(PathError::Relative);
-    }
-    let mut previous = PLAIN;
-    let mut unusual = false;
-    for &byte in bytes {
-        let class = CLASS[byte as usize];
-        match class {
-            FORBIDDEN => return Err(PathError::Forbidden),
-            PERCENT | UNESCAPED => unusual = true,
-            SLASH | DOT => unusual |= previous == SLASH,
-            _ => {}
-        }
-        previous = class;
-    }
-    if !unusual {
-        return Ok(NormalizedPath { matched: path.into(), sent: path.into(), escaped_slash: false });
-    }
-    normalize_unusual(path)
+    Normalization::Strict.apply(path)
 }
 
-fn normalize_unusual(path: &str) -> Result<NormalizedPath<'_>, PathError> {
-    let (decoded, escaped_slash) = decode(path)?;
-    for segment in decoded.split('/') {
-        // Tomcat and others drop `;…` before they resolve dots, and some decode %2F first.
-        let named =
-            |part: &str| matches!(part.split(';').next().and_then(|part| part.split("%3B").next()), Some("." | ".."));
-        let hidden = segment.split("%2F").any(named);
-        if hidden && !matches!(segment, "." | "..") {
-            return Err(PathError::HiddenDots);
+impl Normalization {
+    /// Brings the path of a request, without its query, or of a rule into its one meaning.
+    pub fn apply(self, path: &str) -> Result<NormalizedPath<'_>, PathError> {
+        let bytes = path.as_bytes();
+        if bytes.first() != Some(&b'/') {
+            return Err(PathError::Relative);
         }
+        let mut previous = PLAIN;
+        let (mut unusual, mut parameter) = (false, false);
+        for &byte in bytes {
+            let class = CLASS[byte as usize];
+            match class {
+                FORBIDDEN => return Err(PathError::Forbidden),
+                PERCENT | UNESCAPED => unusual = true,
+                SEMICOLON => parameter = true,
+                SLASH | DOT => unusual |= previous == SLASH,
+                _ => {}
+            }
+            previous = class;
+        }
+        if unusual {
+            return self.apply_to_unusual(path);
+        }
+        self.with_doubt(NormalizedPath { matched: path.into(), sent: path.into(), doubtful: parameter })
     }
-    let dots = decoded.split('/').any(|segment| matches!(segment, "." | ".."));
-    let resolved = if dots { resolve_dots(&merge_slashes(&decoded))? } else { decoded };
-    let merged = if resolved.contains("//") { merge_slashes(&resolved) } else { resolved.clone() };
-    Ok(NormalizedPath { matched: merged.into(), sent: resolved.into(), escaped_slash })
+
+    fn apply_to_unusual(self, path: &str) -> Result<NormalizedPath<'_>, PathError> {
+        let decoded = decode(path, self == Self::DecodeSlashes)?;
+        // Behind two slashes some read a host.
+        if decoded.trim_start_matches('/').starts_with("%2F") {
+            return Err(PathError::Hidden);
+        }
+        for segment in decoded.split('/') {
+            // Some decode %2F first, and some drop parameters first: behind one, a slash would have two meanings.
+            let dots = segment.split("%2F").any(|part| is_dots(without_parameters(part)));
+            let parameters = &segment[without_parameters(segment).len()..];
+            if (dots && !is_dots(segment)) || parameters.contains("%2F") {
+                return Err(PathError::Hidden);
+            }
+        }
+        let resolved = if decoded.split('/').any(is_dots) { resolve_dots(&merge_slashes(&decoded))? } else { decoded };
+        let matched = if resolved.contains("//") { merge_slashes(&resolved) } else { resolved.clone() };
+        let begin = resolved.len() - resolved.trim_start_matches('/').len() - 1;
+        let sent = if begin > 0 { resolved[begin..].to_owned() } else { resolved };
+        let doubtful = is_doubtful(&matched);
+        self.with_doubt(NormalizedPath { matched: matched.into(), sent: sent.into(), doubtful })
+    }
+
+    fn with_doubt(self, path: NormalizedPath<'_>) -> Result<NormalizedPath<'_>, PathError> {
+        if self == Self::Reject && path.doubtful { Err(PathError::Doubtful) } else { Ok(path) }
+    }
 }
 
-/// Decodes escapes of unreserved characters (RFC 3986, 2.3) and of nothing else.
-fn decode(path: &str) -> Result<(String, bool), PathError> {
+fn is_dots(segment: &str) -> bool {
+    matches!(segment, "." | "..")
+}
+
+fn is_doubtful(path: &str) -> bool {
+    let escape = |at: usize| match &path[at..at + 3] {
+        "%2F" | "%3B" | "%3F" | "%23" => true,
+        "%25" => is_hexadecimal(path.as_bytes().get(at + 3..at + 5)),
+        _ => false,
+    };
+    path.contains(';') || path.match_indices('%').any(|(at, _)| escape(at))
+}
+
+/// Decodes escapes of unreserved characters (RFC 3986, 2.3), of slashes if they are to be such, and of nothing else.
+fn decode(path: &str, slashes: bool) -> Result<String, PathError> {
     let bytes = path.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
-    let mut escaped_slash = false;
+    // The byte before, if it was escaped.
+    let mut before = 0;
     let mut at = 0;
     while at < bytes.len() {
         if bytes[at] != b'%' {
@@ -140,7 +239,7 @@ fn decode(path: &str) -> Result<(String, bool), PathError> {
             } else {
                 out.push(bytes[at]);
             }
-            at += 1;
+            (at, before) = (at + 1, 0);
             continue;
         }
         let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| (*byte as char).to_digit(16));
@@ -149,15 +248,23 @@ fn decode(path: &str) -> Result<(String, bool), PathError> {
         match value {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(value),
             0..=0x1f | 0x7f | b'\\' => return Err(PathError::Forbidden),
-            _ => {
-                escaped_slash |= value == b'/';
-                out.extend(bytes[at..at + 3].iter().map(u8::to_ascii_uppercase));
-            }
+            b'/' if slashes => out.push(value),
+            _ if is_overlong(before, value) => return Err(PathError::BadEscape),
+            _ => out.extend(bytes[at..at + 3].iter().map(u8::to_ascii_uppercase)),
         }
-        at += 3;
+        (at, before) = (at + 3, value);
     }
-    let text = String::from_utf8(out).expect("whatever is not ASCII was escaped");
-    Ok((text, escaped_slash))
+    Ok(String::from_utf8(out).expect("whatever is not ASCII was escaped"))
+}
+
+/// Whether UTF-8 would have fewer bytes for the character that begins so. Careless decoders read `.` in `%C0%AE`.
+fn is_overlong(first: u8, second: u8) -> bool {
+    match first {
+        0xc0 | 0xc1 => (0x80..=0xbf).contains(&second),
+        0xe0 => (0x80..=0x9f).contains(&second),
+        0xf0 => (0x80..=0x8f).contains(&second),
+        _ => false,
+    }
 }
 
 fn merge_slashes(path: &str) -> String {
@@ -213,7 +320,9 @@ mod tests {
             ("/a/%2e%2e/b", "/b", "/b"),
             ("/%61dmin", "/admin", "/admin"),
             ("/%7euser", "/~user", "/~user"),
-            ("//a///b", "/a/b", "//a///b"),
+            ("//a///b", "/a/b", "/a///b"),
+            ("///", "/", "/"),
+            ("//..a", "/..a", "/..a"),
             ("//a/./b//c", "/a/b/c", "/a/b/c"),
             ("/a//../b", "/b", "/b"),
             ("/a%2fb", "/a%2Fb", "/a%2Fb"),
@@ -248,13 +357,20 @@ mod tests {
             ("/a%zz", PathError::BadEscape),
             ("/..", PathError::AboveRoot),
             ("/a/../../b", PathError::AboveRoot),
-            ("/a/..;/b", PathError::HiddenDots),
-            ("/a/..;x=1/b", PathError::HiddenDots),
-            ("/a/.;/b", PathError::HiddenDots),
-            ("/a/..%3b/b", PathError::HiddenDots),
-            ("/a%2F../b", PathError::HiddenDots),
-            ("/..%2fadmin", PathError::HiddenDots),
-            ("/x/%2e%2e%2fadmin", PathError::HiddenDots),
+            ("/a/..;/b", PathError::Hidden),
+            ("/a/..;x=1/b", PathError::Hidden),
+            ("/a/.;/b", PathError::Hidden),
+            ("/a/..%3b/b", PathError::Hidden),
+            ("/a%2F../b", PathError::Hidden),
+            ("/..%2fadmin", PathError::Hidden),
+            ("/x/%2e%2e%2fadmin", PathError::Hidden),
+            ("/%2Fx/admin", PathError::Hidden),
+            ("/admin;%2F..", PathError::Hidden),
+            ("/x;%2fy/admin", PathError::Hidden),
+            ("/x%3B%2Fy/admin", PathError::Hidden),
+            ("/a/%c0%ae%C0%AE/b", PathError::BadEscape),
+            ("/a%e0%80%afb", PathError::BadEscape),
+            ("/a%f0%80%80%afb", PathError::BadEscape),
         ];
         for (received, error) in table {
             assert_eq!(normalize(received), Err(error), "{received}");
@@ -262,10 +378,49 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_slash_has_a_second_reading() {
-        assert_eq!(normalize("/a/b").unwrap().slash_reading(), None);
-        assert_eq!(normalize("/@scope%2fname").unwrap().slash_reading().as_deref(), Some("/@scope/name"));
-        assert_eq!(normalize("/%2Fadmin").unwrap().slash_reading().as_deref(), Some("/admin"));
+    fn what_may_be_data_has_other_readings() {
+        let table: [(&str, &[&str]); 12] = [
+            ("/a/b", &[]),
+            ("/a%20b%25c", &[]),
+            ("/@scope%2fname", &["/@scope/name"]),
+            ("/x/%2Fadmin", &["/x/admin"]),
+            ("/admin;v=1/x;w", &["/admin/x"]),
+            ("/;/admin", &["/admin"]),
+            ("/admin%3bv", &["/admin"]),
+            ("/admin%3Fx", &["/admin"]),
+            ("/admin%23/x", &["/admin"]),
+            ("/%2561dmin", &["/admin"]),
+            ("/x%2Fadmin;v", &["/x/admin;v", "/x%2Fadmin", "/x/admin"]),
+            ("/x%252Fadmin", &["/x/admin", "/x%2Fadmin"]),
+        ];
+        for (path, expected) in table {
+            assert_eq!(normalize(path).unwrap().readings().unwrap(), expected, "{path}");
+        }
+        for path in ["/x/%252e%252e/%252e%252e", "/a%255Cb", "/a%2500", "/x%252F..%252Fadmin"] {
+            assert!(normalize(path).unwrap().readings().is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn others_may_be_chosen() {
+        let table = [
+            ("/a/b", Ok("/a/b"), Ok("/a/b")),
+            ("/a%20b%25", Ok("/a%20b%25"), Ok("/a%20b%25")),
+            ("/a%2fb", Ok("/a/b"), Err(PathError::Doubtful)),
+            ("/%2F/a", Ok("/a"), Err(PathError::Hidden)),
+            ("/x%2F..%2Fadmin", Ok("/admin"), Err(PathError::Hidden)),
+            ("/..%2Fadmin", Err(PathError::AboveRoot), Err(PathError::Hidden)),
+            ("/a;v/b", Ok("/a;v/b"), Err(PathError::Doubtful)),
+            ("/a%3Bv", Ok("/a%3Bv"), Err(PathError::Doubtful)),
+            ("/a%3F", Ok("/a%3F"), Err(PathError::Doubtful)),
+            ("/a%252F", Ok("/a%252F"), Err(PathError::Doubtful)),
+            ("/a%5Cb", Err(PathError::Forbidden), Err(PathError::Forbidden)),
+        ];
+        for (path, decoded, rejected) in table {
+            let matched = |how: Normalization| how.apply(path).map(|path| path.matched.into_owned());
+            assert_eq!(matched(Normalization::DecodeSlashes), decoded.map(str::to_owned), "{path}");
+            assert_eq!(matched(Normalization::Reject), rejected.map(str::to_owned), "{path}");
+        }
     }
 
     #[test]

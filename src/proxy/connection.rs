@@ -156,7 +156,7 @@ async fn greet_by_name(worker: &Worker, stream: Socket) -> io::Result<(TlsStream
     let verifier = name.and_then(|name| worker.table().clients.find(&name).cloned());
     let config = match &verifier {
         None => worker.tls.clone(),
-        Some(verifier) => verifier.config(&worker.tls).map_err(io::Error::other)?,
+        Some(verifier) => verifier.config(&worker.tls).clone(),
     };
     Ok((greeted.into_stream(config).await?, verifier.is_some()))
 }

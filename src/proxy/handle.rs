@@ -25,7 +25,7 @@ use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
 use super::session::Session;
 use crate::filter::Answer;
-use crate::model::{HostName, normalize};
+use crate::model::{HostName, Normalization};
 use crate::table::{Route, Table};
 use crate::upstream::{SlotId, Upstream};
 
@@ -35,6 +35,7 @@ static NO_HOST: HeaderValue = HeaderValue::from_static("");
 /// What of a connection a decision depends on.
 pub(super) struct Facts<'c> {
     limits: Limits,
+    normalization: Normalization,
     pub(super) peer: &'c Peer,
     pub(super) trusted_proxies: &'c [IpNet],
     /// TLS ends here.
@@ -94,6 +95,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
+        normalization: worker.settings.normalization,
         peer: &connection.peer,
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
@@ -177,7 +179,7 @@ fn decide(
     if let Some(verifier) = verifier.filter(|_| facts.secure) {
         admit(verifier, facts.presented, &mut head.headers)?;
     }
-    let (route, path) = find(table, name.as_str(), head)?;
+    let (route, path) = find(table, facts.normalization, name.as_str(), head)?;
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
         let source = &route.source;
@@ -301,16 +303,20 @@ fn same_authority(scheme: Option<&str>, authority: &str, field: &HeaderValue) ->
 
 /// The route by host and path. What was matched is what is sent; the path in normal form comes along if that is
 /// another one, and the route's filters want it.
-fn find<'t>(table: &'t Table, host: &str, head: &mut Parts) -> Result<(&'t Route, Option<String>), Error> {
+fn find<'t>(
+    table: &'t Table,
+    normalization: Normalization,
+    host: &str,
+    head: &mut Parts,
+) -> Result<(&'t Route, Option<String>), Error> {
     if head.uri.path() == "*" || head.uri.path_and_query().is_none() {
         return Err(Error::Malformed("the request target has no path"));
     }
-    let path = normalize(head.uri.path()).map_err(|error| Error::Malformed(error.message()))?;
+    let path = normalization.apply(head.uri.path()).map_err(|error| Error::Malformed(error.message()))?;
     let route = table.find(host, &path.matched).ok_or(Error::NoRoute)?;
-    if let Some(other) = path.slash_reading()
-        && !table.find(host, &other).is_some_and(|found| std::ptr::eq(found, route))
-    {
-        return Err(Error::Malformed("the path has another route when its %2F is read as a slash"));
+    let same = |path: &String| table.find(host, path).is_some_and(|found| std::ptr::eq(found, route));
+    if !path.readings().is_ok_and(|readings| readings.iter().all(same)) {
+        return Err(Error::Malformed("the path has another route if its escapes or parameters are read otherwise"));
     }
     let matched = match &path.matched {
         Cow::Owned(matched) if route.filters.is_some() => Some(matched.clone()),

@@ -22,6 +22,7 @@ use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::filter::sweep_searchers;
 use crate::metrics::WorkerCells;
+use crate::model::Normalization;
 use crate::table::{Current, Table};
 use crate::upstream::{Logins, PoolSettings, Pools, Rounds};
 
@@ -35,6 +36,7 @@ const OWN_PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub limits: Limits,
+    pub normalization: Normalization,
     pub trusted_proxies: Vec<IpNet>,
     pub request_head_timeout: u64,
     pub idle_timeout: u64,

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::verify::provider;
 use crate::model::{Certificate, HostMap, HostPattern, ObjectName};
 
 /// Certificates by server name, and one for all other names. Cheap to clone: what is changed is copied first.
@@ -92,8 +92,8 @@ impl Certificates {
 
 pub(super) fn certified_key(certificate: &Certificate) -> Option<CertifiedKey> {
     let chain = certificate.chain.iter().map(|part| CertificateDer::from(part.clone())).collect();
-    let key = PrivateKeyDer::try_from(certificate.key.0.to_vec()).ok()?;
-    let signer = default_provider().key_provider.load_private_key(key).ok()?;
+    let key = PrivateKeyDer::try_from(certificate.key.der().to_vec()).ok()?;
+    let signer = provider().key_provider.load_private_key(key).ok()?;
     Some(CertifiedKey::new(chain, signer))
 }
 
@@ -107,7 +107,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(["x.example".to_owned()]).unwrap();
         let certificate = Arc::new(Certificate {
             chain: Arc::from([made.cert.der().to_vec()]),
-            key: crate::model::PrivateKey(Arc::from(made.signing_key.serialize_der())),
+            key: crate::model::PrivateKey::new(made.signing_key.serialize_der()),
             names: vec![],
             not_before: 0,
             not_after: 0,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
@@ -13,7 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProt
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::certificates::certified_key;
-use super::verify::Anchors;
+use super::verify::{Anchors, algorithms, provider};
 use crate::model::{Authorities, BackendTls, ObjectName, TlsVersions};
 
 /// How to speak to a backend's endpoints.
@@ -39,7 +39,7 @@ impl EndpointTls {
             let anchors = Anchors::new(&tls.authorities.clone().unwrap_or_else(nobody));
             Verified { anchors, depth: tls.options.depth, name: name.clone() }
         });
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let builder = ClientConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(versions)
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .dangerous()
@@ -103,8 +103,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, &algorithms)
+        verify_tls12_signature(message, certificate, signature, algorithms())
     }
 
     fn verify_tls13_signature(
@@ -113,11 +112,10 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, &algorithms)
+        verify_tls13_signature(message, certificate, signature, algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::subject::rfc2253;
-use super::verify::{Anchors, validity};
+use super::verify::{Anchors, algorithms, validity};
 use crate::model::{ClientCertificates, Host, HostMap, HostPattern};
 
 /// Most certificates that a client may show: more than any authority has between itself and a client.
@@ -32,6 +32,7 @@ pub struct ClientVerifier {
     pub settings: Arc<ClientCertificates>,
     anchors: Anchors,
     names: Arc<[DistinguishedName]>,
+    config: OnceLock<Arc<ServerConfig>>,
 }
 
 /// Why a chain will not do, in OpenSSL's words, which endpoints may know.
@@ -60,20 +61,24 @@ pub struct Names {
 impl ClientVerifier {
     pub fn new(settings: Arc<ClientCertificates>) -> Self {
         let anchors = Anchors::new(&settings.authorities);
-        Self { names: anchors.names(), anchors, settings }
+        Self { names: anchors.names(), anchors, settings, config: OnceLock::new() }
     }
 
-    /// A configuration that is `base` but for asking the client for its certificate, and for sessions.
-    pub fn config(&self, base: &ServerConfig) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let asking = Arc::new(Asking { names: self.names.clone() });
-        let mut config = ServerConfig::builder_with_provider(base.crypto_provider().clone())
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(asking)
-            .with_cert_resolver(base.cert_resolver.clone());
-        config.alpn_protocols.clone_from(&base.alpn_protocols);
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
+    /// A configuration that is `base` but for asking the client for its certificate, and for sessions. Made once: all
+    /// handshakes have the same base.
+    pub fn config(&self, base: &ServerConfig) -> &Arc<ServerConfig> {
+        self.config.get_or_init(|| {
+            let asking = Arc::new(Asking { names: self.names.clone() });
+            let mut config = ServerConfig::builder_with_provider(base.crypto_provider().clone())
+                .with_safe_default_protocol_versions()
+                .expect("the base has the same provider and versions")
+                .with_client_cert_verifier(asking)
+                .with_cert_resolver(base.cert_resolver.clone());
+            config.alpn_protocols.clone_from(&base.alpn_protocols);
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            Arc::new(config)
+        })
     }
 
     /// Whether the chain, leaf first, leads to one of the authorities now.
@@ -223,8 +228,7 @@ impl ClientCertVerifier for Asking {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, &algorithms)
+        verify_tls12_signature(message, certificate, signature, algorithms())
     }
 
     fn verify_tls13_signature(
@@ -233,12 +237,11 @@ impl ClientCertVerifier for Asking {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, &algorithms)
+        verify_tls13_signature(message, certificate, signature, algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 

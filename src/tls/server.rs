@@ -11,6 +11,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::certificates::certified_key;
+use super::verify::provider;
 use crate::model::Certificate;
 
 /// Chooses the certificate for a server name, in lower case, from the table of now.
@@ -33,7 +34,7 @@ impl ResolvesServerCert for Resolver {
 
 /// One configuration for all HTTPS listeners and workers.
 pub fn server_config(find: FindCertificate) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(provider().clone())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver(find)));
@@ -49,7 +50,7 @@ pub fn server_config(find: FindCertificate) -> Result<Arc<ServerConfig>, rustls:
 /// stays connected. `None` if the certificate can't be used.
 pub fn single_config(certificate: &Certificate) -> Option<Arc<ServerConfig>> {
     let key = certified_key(certificate)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(provider().clone())
         .with_safe_default_protocol_versions()
         .ok()?
         .with_no_client_auth()
@@ -65,7 +66,6 @@ pub fn default_certificate() -> Arc<CertifiedKey> {
     let made = rcgen::generate_simple_self_signed(["portunus.invalid".to_owned()])
         .expect("the name is valid and a P-256 key can always be made");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let signer =
-        aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("rcgen writes keys that rustls reads");
+    let signer = provider().key_provider.load_private_key(key).expect("rcgen writes keys that rustls reads");
     Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], signer))
 }

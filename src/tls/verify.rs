@@ -2,11 +2,11 @@
 //! the path, and two things are asked beside. Between the leaf and the authority there are no more certificates than
 //! the depth (OpenSSL's count, as nginx has it), and the authority's own time is not over.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::DistinguishedName;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -15,6 +15,17 @@ use crate::model::Authorities;
 
 /// Largest list of names that a handshake carries, in bytes; TLS has room for 64 KiB.
 const NAMES_BYTES_MAX: usize = 16 * 1024;
+
+/// What TLS is made of, on both sides.
+pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    &PROVIDER
+}
+
+/// How signatures are verified, of certificates and of handshakes.
+pub(super) fn algorithms() -> &'static WebPkiSupportedAlgorithms {
+    &provider().signature_verification_algorithms
+}
 
 /// Authorities, compiled.
 #[derive(Debug)]
@@ -51,14 +62,13 @@ impl Anchors {
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
         let fits = |path: &VerifiedPath| {
             if path.intermediate_certificates().count() > usize::from(depth) {
                 return Err(webpki::Error::MaximumPathDepthExceeded);
             }
             self.counts(path.anchor(), now)
         };
-        leaf.verify_for_usage(algorithms, &self.anchors, others, now, usage, None, Some(&fits)).map(drop)
+        leaf.verify_for_usage(algorithms().all, &self.anchors, others, now, usage, None, Some(&fits)).map(drop)
     }
 
     /// Whether an authority's time is now. It may stand there more than once: renewed, with the same key.

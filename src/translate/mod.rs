@@ -12,6 +12,7 @@ mod few;
 mod field;
 mod host;
 mod ingress;
+mod local;
 mod object;
 mod ownership;
 mod paths;
@@ -39,8 +40,10 @@ pub use settings::{Hsts, Settings, next_upstream, response_header};
 use crate::model::{BackendKey, Changed, HostPattern, ObjectName, Snapshot};
 use few::Few;
 use ingress::Parts;
+use local::ApiServer;
 use ownership::{Before, Claim, Owner, Wildcards};
 use problems::Problems;
+use service::World;
 
 /// A translation from nothing, as `check` and tests want it.
 #[derive(Debug, PartialEq, Serialize)]
@@ -74,6 +77,7 @@ pub struct Translator {
     by_backend: BTreeMap<BackendKey, Referrers>,
     /// What the Services of backends resolve to, of those that have an external name.
     external_names: BTreeMap<BackendKey, String>,
+    api_server: ApiServer,
     /// By a Secret that a TLS block names.
     by_secret: BTreeMap<ObjectName, Few<ObjectName>>,
     /// By what an annotation names.
@@ -113,6 +117,7 @@ impl Translator {
             wildcards: Wildcards::default(),
             by_backend: BTreeMap::new(),
             external_names: BTreeMap::new(),
+            api_server: ApiServer::default(),
             by_secret: BTreeMap::new(),
             by_reference: BTreeMap::new(),
             references_changed: true,
@@ -138,6 +143,9 @@ impl Translator {
             self.update_ingress(&name, resources, &mut work);
         }
         work.hosts.extend(self.wildcards.moved(&work.wildcards).cloned());
+        if unread || all || dirty.services.contains(&ApiServer::service()) {
+            self.look_for_api_server(resources, &mut work);
+        }
         for service in &dirty.services {
             let keys = self.by_backend.range(first_key(service)..).map(|(key, _)| key);
             work.backends.extend(keys.take_while(|key| key.service == *service).cloned());
@@ -236,6 +244,15 @@ impl Translator {
         true
     }
 
+    /// No backend may be where the API server is.
+    fn look_for_api_server(&mut self, resources: &Resources, work: &mut Work) {
+        let now = ApiServer::find(resources, &self.settings);
+        if self.api_server != now {
+            self.api_server = now;
+            work.backends.extend(self.by_backend.keys().cloned());
+        }
+    }
+
     fn dirty_ingresses(&self, dirty: &Dirty, all: bool, resources: &Resources) -> BTreeSet<ObjectName> {
         if all || dirty.classes {
             return self.ingresses.keys().chain(resources.ingresses.keys()).cloned().collect();
@@ -332,7 +349,8 @@ impl Translator {
         }
         let referrer = |name| (ObjectRef::new(Kind::Ingress, name), self.ingresses[name].field_of(key));
         let referrers = names.iter().map(referrer);
-        let (mut backend, problems) = service::backend(key, referrers, *with_sessions > 0, resources, &self.settings);
+        let world = World { resources, settings: &self.settings, api_server: &self.api_server };
+        let (mut backend, problems) = service::backend(key, referrers, *with_sessions > 0, world);
         // Whoever asks for the same names the same Secret.
         let wanted = key.options.as_ref().and_then(|options| options.tls.as_deref());
         let asked = |name: &ObjectName| self.ingresses[name].backend_tls.clone();

@@ -12,7 +12,7 @@ use super::ingress::{Located, Parts};
 use super::object::{IngressPath, PathType};
 use super::problem::{Kind, ObjectRef, Problem};
 use crate::filter::{InvalidPattern, PathPattern};
-use crate::model::{HostPattern, PathKind, PathMatch, Rule, normalize};
+use crate::model::{HostPattern, Normalization, PathKind, PathMatch, Rule};
 
 /// What to write instead of a regular expression that is none.
 const SYNTAX: &str = "write one in the syntax of docs.rs/regex: no look-around, no back-references";
@@ -21,6 +21,7 @@ const SYNTAX: &str = "write one in the syntax of docs.rs/regex: no look-around, 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Written {
     kind: WrittenKind,
+    normalization: Normalization,
     /// Its Ingress has it read as a regular expression.
     pub(super) regex: bool,
     /// None for most.
@@ -46,12 +47,13 @@ enum WrittenKind {
 impl Written {
     /// For what has no path.
     pub(super) fn none(regex: bool) -> Self {
-        Self::new(WrittenKind::ImplementationSpecific, regex, None, None)
+        let (kind, normalization) = (WrittenKind::ImplementationSpecific, Normalization::default());
+        Self { kind, normalization, regex, apart: None }
     }
 
-    fn new(kind: WrittenKind, regex: bool, text: Option<Box<str>>, beginning: Option<Arc<PathPattern>>) -> Self {
+    fn apart(self, text: Option<Box<str>>, beginning: Option<Arc<PathPattern>>) -> Self {
         let differs = text.is_some() || beginning.is_some();
-        Self { kind, regex, apart: differs.then(|| Box::new(Apart { text, beginning })) }
+        Self { apart: differs.then(|| Box::new(Apart { text, beginning })), ..self }
     }
 
     pub(super) fn is_unread(&self) -> bool {
@@ -89,12 +91,14 @@ pub(super) fn read(path: &IngressPath, paths: &Paths) -> Result<ReadPath, NoPath
     };
     let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let regex = paths.is_regex(text);
-    let (matched, pattern) = if regex { read_regex(text)? } else { (read_plain(kind, text)?, None) };
+    let normalization = paths.normalization;
+    let (matched, pattern) = if regex { read_regex(text)? } else { (read_plain(kind, text, normalization)?, None) };
     let text = (*matched.value != *text).then(|| text.into());
-    Ok(ReadPath { matched, pattern, written: Written::new(kind, regex, text, None) })
+    let written = Written { kind, normalization, regex, apart: None }.apart(text, None);
+    Ok(ReadPath { matched, pattern, written })
 }
 
-fn read_plain(kind: WrittenKind, text: &str) -> Result<PathMatch, NoPath> {
+fn read_plain(kind: WrittenKind, text: &str, normalization: Normalization) -> Result<PathMatch, NoPath> {
     if text.contains(['?', '#']) {
         let what = format!("`{text}` has a query or a fragment, which no path has");
         return Err(("path", what, "write the path alone, as /a/b; for a regular expression, use-regex too"));
@@ -103,7 +107,7 @@ fn read_plain(kind: WrittenKind, text: &str) -> Result<PathMatch, NoPath> {
         WrittenKind::Exact => PathKind::Exact,
         WrittenKind::Prefix | WrittenKind::ImplementationSpecific => PathKind::Prefix,
     };
-    match normalize(text) {
+    match normalization.apply(text) {
         Ok(path) => Ok(PathMatch::new(kind, &path.matched)),
         Err(error) => Err(("path", format!("`{text}`: {}", error.message()), "write the plain path, as /a/b")),
     }
@@ -124,21 +128,23 @@ fn read_regex(text: &str) -> Result<(PathMatch, Option<Arc<PathPattern>>), NoPat
 pub(super) fn unread(path: &IngressPath, paths: &Paths) -> ReadPath {
     let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let regex = paths.is_regex(text);
-    let beginning = Arc::new(beginning(text));
+    let normalization = paths.normalization;
+    let beginning = Arc::new(beginning(text, normalization));
     let matched = if regex {
         PathMatch::new(PathKind::Regex, text)
     } else {
         let plain = text.split(['?', '#', '%', '\\']).next().unwrap_or_default();
-        PathMatch::new(PathKind::Prefix, &in_normal_form(plain))
+        PathMatch::new(PathKind::Prefix, &in_normal_form(plain, normalization))
     };
     let text = (*matched.value != *text).then(|| text.into());
     let pattern = regex.then(|| beginning.clone());
     let kind = WrittenKind::ImplementationSpecific;
-    ReadPath { matched, pattern, written: Written::new(kind, regex, text, Some(beginning)) }
+    let written = Written { kind, normalization, regex, apart: None }.apart(text, Some(beginning));
+    ReadPath { matched, pattern, written }
 }
 
 /// What every path begins with that a regular expression would take, if it were one.
-fn beginning(text: &str) -> PathPattern {
+fn beginning(text: &str, normalization: Normalization) -> PathPattern {
     let end = text.find(|character| r"\^$.|?*+()[]{}#%".contains(character)).unwrap_or(text.len());
     let (begin, rest) = text.split_at(end);
     let mut characters = begin.chars();
@@ -147,7 +153,7 @@ fn beginning(text: &str) -> PathPattern {
         characters.next_back();
     }
     let begin = if has_alternatives(rest) { "" } else { characters.as_str() };
-    PathPattern::literal(&in_normal_form(begin))
+    PathPattern::literal(&in_normal_form(begin, normalization))
 }
 
 /// Whether something may stand behind a `|` that is in no parentheses, and begin in its own way. Where brackets or
@@ -162,9 +168,9 @@ fn has_alternatives(text: &str) -> bool {
 }
 
 /// The beginning of a path as requests have it; of what is none, all.
-fn in_normal_form(text: &str) -> String {
+fn in_normal_form(text: &str, normalization: Normalization) -> String {
     let text = if text.starts_with('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("/{text}")) };
-    normalize(&text).map_or_else(|_| "/".to_owned(), |path| path.matched.into_owned())
+    normalization.apply(&text).map_or_else(|_| "/".to_owned(), |path| path.matched.into_owned())
 }
 
 /// The rules of a host as they are meant there, and what is wrong with them then.
@@ -210,7 +216,8 @@ pub(super) fn read_together<'a>(
             let object = ObjectRef::new(Kind::Ingress, &parts.name);
             problems.push(Problem::new(object, format!("{}.path", located.field), what, SYNTAX));
             if parts.restricts {
-                let beginning = Arc::new(beginning(text(located).unwrap_or_default()));
+                let normalization = located.written.normalization;
+                let beginning = Arc::new(beginning(text(located).unwrap_or_default(), normalization));
                 return (parts, located, Arc::new(closed(located, beginning)));
             }
         } else if located.written.kind == WrittenKind::Exact {
@@ -285,7 +292,7 @@ pub(super) fn meant(located: &Located, exacts: &BTreeSet<&str>) -> Option<(PathP
     // ingress-nginx makes `/p/` and `/p` of a Prefix `/p`, but for one with an Exact `/p` beside it.
     let below = located.written.kind == WrittenKind::Prefix && !text.ends_with('/') && exacts.contains(text);
     let text = if below { Cow::Owned(format!("{text}/")) } else { Cow::Borrowed(text) };
-    let normal = normalize(&text).map_or_else(|_| text.clone(), |path| path.matched);
+    let normal = located.written.normalization.apply(&text).map_or_else(|_| text.clone(), |path| path.matched);
     let literal = |error| (PathPattern::literal(&normal), error);
     // What requests are compared in is that form; text of another would take none.
     if normal != text {
@@ -324,7 +331,7 @@ mod tests {
             ("", "/"),
         ];
         for (text, expected) in table {
-            assert_eq!(beginning(text), PathPattern::literal(expected), "{text}");
+            assert_eq!(beginning(text, Normalization::Strict), PathPattern::literal(expected), "{text}");
         }
     }
 }

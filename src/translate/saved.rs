@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
+use zeroize::Zeroizing;
 
 use super::object::{EndpointSlice, Ingress, IngressClass, Object, Service};
 use super::resources::{Resources, Secret};
@@ -89,7 +90,7 @@ impl LoadedSecret {
 impl<'a> SavedSecret<'a> {
     /// `None` if nothing of it is of use.
     fn new(secret: &'a Secret) -> Option<Self> {
-        let pair = secret.certificate.as_ref().map(|certificate| (&*certificate.chain, &*certificate.key.0));
+        let pair = secret.certificate.as_ref().map(|certificate| (&*certificate.chain, certificate.key.der()));
         let good = secret.authorities.as_deref().filter(|_| secret.tls).and_then(|read| read.as_ref().ok());
         let authorities = good.map(|authorities| &*authorities.0);
         let data = secret.data.as_deref().map(|data| &data.0);
@@ -100,7 +101,7 @@ impl<'a> SavedSecret<'a> {
 
 impl Resources {
     /// All objects, with the certificates that are in service. Holds private keys.
-    pub fn save(&self) -> Vec<u8> {
+    pub fn save(&self) -> Zeroizing<Vec<u8>> {
         let saved = Saved {
             ingresses: self.ingresses.values().collect(),
             classes: self.classes.iter().collect(),
@@ -113,7 +114,7 @@ impl Resources {
         let mut bytes = postcard::to_extend(&saved, MAGIC.to_vec()).expect("plain values can be written to memory");
         let sum = sum(&bytes);
         bytes.extend(sum);
-        bytes
+        Zeroizing::new(bytes)
     }
 
     /// What [`Resources::save`] wrote, all of it changed as far as translation is concerned. `now` is in seconds

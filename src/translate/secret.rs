@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::model::{Authorities, Certificate, PrivateKey};
 
@@ -49,7 +50,7 @@ pub struct Content {
     pub data: Option<Arc<SecretData>>,
 }
 
-/// The keys of a Secret and their bytes. `Debug` shows the keys' names.
+/// The keys of a Secret and their bytes. `Debug` shows the keys' names; the bytes are overwritten in the end.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretData(pub(super) BTreeMap<String, Vec<u8>>);
 
@@ -60,6 +61,12 @@ impl SecretData {
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_slice()))
+    }
+}
+
+impl Drop for SecretData {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(Zeroize::zeroize);
     }
 }
 
@@ -80,7 +87,8 @@ impl Content {
     }
 
     pub(super) fn of(tls: bool, data: BTreeMap<String, Vec<u8>>, now: i64) -> Self {
-        let part = |key: &str| data.get(key).map(Vec::as_slice);
+        let data = SecretData(data);
+        let part = |key: &str| data.get(key);
         let (certificate, key) = (part("tls.crt"), part("tls.key"));
         let has_pair = tls || certificate.is_some() || key.is_some();
         let pair = has_pair.then(|| read(certificate, key, now));
@@ -88,8 +96,8 @@ impl Content {
         let bundle = part("ca.crt").filter(|pem| !pem.is_empty());
         let revoked = part("ca.crl").is_some_and(|pem| !pem.is_empty());
         let authorities = bundle.map(|pem| Box::new(read_authorities(pem).and_then(|all| unrevoked(all, revoked))));
-        let kept = !tls && data.values().map(Vec::len).sum::<usize>() <= DATA_BYTES_MAX;
-        Self { tls, pair, authorities, data: kept.then(|| Arc::new(SecretData(data))) }
+        let kept = !tls && data.0.values().map(Vec::len).sum::<usize>() <= DATA_BYTES_MAX;
+        Self { tls, pair, authorities, data: kept.then(|| Arc::new(data)) }
     }
 }
 
@@ -107,14 +115,14 @@ pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<
         .ok_or_else(|| invalid(CERTIFICATE, "has no PEM certificate".to_owned(), "put the chain there, leaf first"))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem)
         .map_err(|_| invalid(KEY, "has no PEM private key".to_owned(), "put the key there, unencrypted"))?;
-    check(&chain, &key, now)
+    check(&chain, &Zeroizing::new(key), now)
 }
 
 /// The same of DER, as [`Certificate`] holds both.
 pub fn read_der(chain: Vec<Vec<u8>>, key: Vec<u8>, now: i64) -> Result<Certificate, InvalidSecret> {
     let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(CertificateDer::from).collect();
     match PrivateKeyDer::try_from(key) {
-        Ok(key) if !chain.is_empty() => check(&chain, &key, now),
+        Ok(key) if !chain.is_empty() => check(&chain, &Zeroizing::new(key), now),
         Ok(_) | Err(_) => {
             let what = "is no private key with a chain".to_owned();
             Err(InvalidSecret { field: KEY, what, fix: "store both", expired: None })
@@ -144,7 +152,7 @@ fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, now: i64) -> Res
     let mut certificate = leaf(&chain[0])
         .ok_or_else(|| invalid(CERTIFICATE, "is no X.509 certificate".to_owned(), "store a valid X.509 certificate"))?;
     certificate.chain = chain.iter().map(|part| part.to_vec()).collect();
-    certificate.key = PrivateKey(Arc::from(key.secret_der()));
+    certificate.key = PrivateKey::new(key.secret_der().to_vec());
     if certificate.not_after < now {
         return Err(InvalidSecret { expired: Some(Box::new(certificate.clone())), ..expired(&certificate, now) });
     }
@@ -211,7 +219,7 @@ fn leaf(der: &CertificateDer<'_>) -> Option<Certificate> {
     let validity = leaf.validity();
     Some(Certificate {
         chain: Arc::from([]),
-        key: PrivateKey(Arc::from([])),
+        key: PrivateKey::new(Vec::new()),
         names,
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Settings;
 use super::field::Field;
-use super::object::{EndpointSlice, Service, ServicePort};
+use super::local::{self, ApiServer};
+use super::object::{Service, ServicePort};
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::model::{Backend, BackendKey, Endpoint, PortRef, Protocol, Seed, Sessions};
@@ -16,14 +17,22 @@ const ENDPOINTS_MAX: usize = 65_535;
 /// Someone who names a backend: an Ingress and the field.
 pub(super) type Referrer = (ObjectRef, Field);
 
+/// What all backends are made of.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub(super) resources: &'a Resources,
+    pub(super) settings: &'a Settings,
+    pub(super) api_server: &'a ApiServer,
+}
+
 /// `sessions` is whether some of them keep theirs.
 pub(super) fn backend(
     key: &BackendKey,
     referrers: impl Iterator<Item = Referrer>,
     sessions: bool,
-    resources: &Resources,
-    settings: &Settings,
+    world: World,
 ) -> (Backend, Vec<Problem>) {
+    let World { resources, settings, .. } = world;
     let options = key.options.as_deref().cloned().unwrap_or_default();
     let mut backend = Backend {
         key: key.clone(),
@@ -51,27 +60,9 @@ pub(super) fn backend(
         }
     }
     let Addresses { used, leaving } = match &service.external_name {
-        Some(name) if !settings.allow_external_names => {
-            let what = format!("ExternalName `{name}` is not followed");
-            let fix = "start with --allow-external-names if tenants may name any host; requests get 503";
-            problems.push(Problem::new(object, "spec.externalName", what, fix));
-            Addresses::default()
-        }
-        Some(name) => {
-            let addresses = resources.resolved.get(name).into_iter().flatten();
-            let used = addresses.map(|address| SocketAddr::new(*address, port.target)).collect();
-            Addresses { used, leaving: BTreeSet::new() }
-        }
-        None if options.service_address => {
-            if service.addresses.is_empty() {
-                let what = "it has no address of its own, which service-upstream sends to";
-                let fix = "give it a clusterIP, or remove the annotation; requests get 503";
-                problems.push(Problem::new(object, "spec.clusterIP", what, fix));
-            }
-            let used = service.addresses.iter().map(|address| SocketAddr::new(*address, port.port)).collect();
-            Addresses { used, leaving: BTreeSet::new() }
-        }
-        None => endpoints(service, &port, resources, &mut problems),
+        Some(name) => external(name, service, &port, world, &mut problems),
+        None if options.service_address => own(service, &port, world, &mut problems),
+        None => endpoints(service, &port, world, &mut problems),
     };
     if used.len() > ENDPOINTS_MAX {
         let what = format!("{} endpoints are more than {ENDPOINTS_MAX}", used.len());
@@ -161,12 +152,54 @@ struct Addresses {
     leaving: BTreeSet<SocketAddr>,
 }
 
+/// Where an external name is now.
+fn external(name: &str, service: &Service, port: &ServicePort, world: World, problems: &mut Vec<Problem>) -> Addresses {
+    let object = ObjectRef::new(Kind::Service, &service.name);
+    if !world.settings.allow_external_names {
+        let what = format!("ExternalName `{name}` is not followed");
+        let fix = "start with --allow-external-names if tenants may name any host; requests get 503";
+        problems.push(Problem::new(object, "spec.externalName", what, fix));
+        return Addresses::default();
+    }
+    let addresses = world.resources.resolved.get(name).into_iter().flatten();
+    let all = addresses.map(|address| SocketAddr::new(*address, port.target));
+    let used = all.filter(|address| match local::denied(*address, world.api_server, world.settings) {
+        None => true,
+        Some(nature) => {
+            let what = format!("ExternalName `{name}` is at {}, {nature}", address.ip());
+            problems.push(Problem::new(object.clone(), "spec.externalName", what, local::FIX));
+            false
+        }
+    });
+    Addresses { used: used.collect(), leaving: BTreeSet::new() }
+}
+
+/// The Service's own addresses.
+fn own(service: &Service, port: &ServicePort, world: World, problems: &mut Vec<Problem>) -> Addresses {
+    let object = ObjectRef::new(Kind::Service, &service.name);
+    if service.addresses.is_empty() {
+        let what = "it has no address of its own, which service-upstream sends to";
+        let fix = "give it a clusterIP, or remove the annotation; requests get 503";
+        problems.push(Problem::new(object.clone(), "spec.clusterIP", what, fix));
+    }
+    let all = service.addresses.iter().map(|address| SocketAddr::new(*address, port.port));
+    let used = all.filter(|address| match local::denied(*address, world.api_server, world.settings) {
+        None => true,
+        Some(nature) => {
+            let what = format!("`{}` is {nature}", address.ip());
+            problems.push(Problem::new(object.clone(), "spec.clusterIP", what, local::FIX));
+            false
+        }
+    });
+    Addresses { used: used.collect(), leaving: BTreeSet::new() }
+}
+
 /// Ready endpoints; without any, those that still serve while they terminate (KEP-1672).
-fn endpoints(service: &Service, port: &ServicePort, resources: &Resources, problems: &mut Vec<Problem>) -> Addresses {
+fn endpoints(service: &Service, port: &ServicePort, world: World, problems: &mut Vec<Problem>) -> Addresses {
     let mut ready = BTreeSet::new();
     let mut leaving = BTreeSet::new();
     let mut misnamed = None;
-    for slice in resources.slices.get(&service.name).into_iter().flatten() {
+    for slice in world.resources.slices.get(&service.name).into_iter().flatten() {
         let Some(slice_port) = slice.ports.iter().find(|candidate| candidate.name == port.name) else {
             misnamed = misnamed.or((!slice.ports.is_empty()).then_some(slice));
             continue;
@@ -179,13 +212,19 @@ fn endpoints(service: &Service, port: &ServicePort, resources: &Resources, probl
                 (false, false) => continue,
             };
             for (address_index, text) in endpoint.addresses.iter().enumerate() {
-                match text.parse::<IpAddr>() {
-                    Ok(address) => drop(group.insert(SocketAddr::new(address, number))),
-                    Err(_) => {
-                        let field = format!("endpoints[{index}].addresses[{address_index}]");
-                        problems.push(bad_address(slice, field, text));
-                    }
-                }
+                let (what, fix) = match text.parse::<IpAddr>().map(|address| SocketAddr::new(address, number)) {
+                    Err(_) => (format!("`{text}` is no IP address"), "write an IPv4 or IPv6 address"),
+                    Ok(address) => match local::denied(address, world.api_server, world.settings) {
+                        Some(nature) => (format!("`{text}` is {nature}"), local::FIX),
+                        None => {
+                            group.insert(address);
+                            continue;
+                        }
+                    },
+                };
+                let object = ObjectRef::new(Kind::EndpointSlice, &slice.name);
+                let field = format!("endpoints[{index}].addresses[{address_index}]");
+                problems.push(Problem::new(object, field, what, fix));
             }
         }
     }
@@ -203,9 +242,4 @@ fn endpoints(service: &Service, port: &ServicePort, resources: &Resources, probl
     }
     leaving.retain(|address| !ready.contains(address));
     Addresses { used: ready, leaving }
-}
-
-fn bad_address(slice: &EndpointSlice, field: String, text: &str) -> Problem {
-    let what = format!("`{text}` is no IP address");
-    Problem::new(ObjectRef::new(Kind::EndpointSlice, &slice.name), field, what, "write an IPv4 or IPv6 address")
 }

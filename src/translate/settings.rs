@@ -1,6 +1,7 @@
 //! What the operator decides for all objects: by flags, and for some of it by a ConfigMap that is watched.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -11,7 +12,7 @@ use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::Resources;
 use crate::balance::Policy;
 use crate::filter::SourceRange;
-use crate::model::{Forwarding, ObjectName, Outliers, Retry};
+use crate::model::{Forwarding, Normalization, ObjectName, Outliers, Retry};
 
 /// What the operator decides for all objects.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,12 @@ pub struct Settings {
     /// Take Ingresses without a class as long as there is no IngressClass at all (a folder of manifests).
     pub without_any_class: bool,
     pub allow_external_names: bool,
+    /// Leave out endpoints that are this machine, its link, or the API server.
+    pub deny_local_endpoints: bool,
+    /// Where the API server is, as far as the objects don't say so.
+    pub api_server: Option<IpAddr>,
+    /// What is done about paths that backends read apart.
+    pub normalization: Normalization,
     pub policy: Policy,
     /// When endpoints are left out because they fail, where an Ingress doesn't say.
     pub outliers: Outliers,
@@ -70,6 +77,9 @@ impl Default for Settings {
             without_class: false,
             without_any_class: true,
             allow_external_names: false,
+            deny_local_endpoints: false,
+            api_server: None,
+            normalization: Normalization::default(),
             policy: Policy::default(),
             outliers: Outliers::default(),
             default_certificate: None,

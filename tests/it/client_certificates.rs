@@ -10,7 +10,7 @@ use crate::harness::h1::{self, Connection, Response};
 use crate::harness::h2;
 use crate::harness::manifests::{app, base64, secret, tls_secret};
 use crate::harness::nginx::Nginx;
-use crate::harness::tls::Client;
+use crate::harness::tls::{Client, statuses};
 use crate::harness::*;
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -43,21 +43,9 @@ fn folder(backend: &Backend, authority: &Authority, keys: &[(&str, &str)]) -> Fo
     folder
 }
 
-/// The status of a GET for `host` on a connection with this SNI, over HTTP/1.1 and over HTTP/2.
-#[track_caller]
-fn both(portunus: &Portunus, client: &Client, sni: &str, host: &str) -> (u16, u16) {
-    let (response, _) = client.get(portunus.https, sni, host, "/");
-    let client = client.clone().alpn(&["h2"]);
-    let over_h2 = run(async {
-        let (mut connection, _) = h2::Connection::tls(portunus.https, &client, sni).await;
-        connection.get(&format!("https://{host}/")).await.status.as_u16()
-    });
-    (response.status, over_h2)
-}
-
 #[track_caller]
 fn status(portunus: &Portunus, client: &Client) -> u16 {
-    let (over_h1, over_h2) = both(portunus, client, HOST, HOST);
+    let (over_h1, over_h2) = statuses(portunus, client, HOST, HOST);
     assert_eq!(over_h1, over_h2);
     over_h1
 }
@@ -140,6 +128,41 @@ fn whose_authority_is_taken_away_is_out_with_his_next_request() {
     // Nor does he get in anew, whatever his client remembers.
     portunus.after(|| folder.write("clients.yaml", bundle(&[&second])));
     assert_eq!(status(&portunus, &one), 400);
+}
+
+#[test]
+fn a_renewal_of_the_hosts_own_certificate_ends_no_connection_and_lets_nobody_in() {
+    let backend = Backend::named("a");
+    let (authority, servers) = (Authority::named("clients"), Authority::named("servers"));
+    let folder = folder(&backend, &authority, &[]);
+    let renew = || {
+        let served = servers.leaf(&[HOST, "plain.test"]);
+        folder.write("tls.yaml", tls_secret("default", "tls", &served.chain_pem, &served.key_pem));
+    };
+    renew();
+    folder.write("ingress.yaml", ingress("a", HOST, &[ASKED]).tls(&[HOST], "tls"));
+    folder.write("plain.yaml", ingress("plain", "plain.test", &[]).tls(&["plain.test"], "tls"));
+    let portunus = Portunus::serve(&folder);
+    let h2 = |client: Client| client.alpn(&["h2"]);
+    let good = h2(Client::new().showing(&authority.client("juliet")));
+    run(async {
+        let (mut known, _) = h2::Connection::tls(portunus.https, &good, HOST).await;
+        let (mut unknown, _) = h2::Connection::tls(portunus.https, &h2(Client::new()), HOST).await;
+        let (mut plain, _) = h2::Connection::tls(portunus.https, &good, "plain.test").await;
+        for renewal in 0..4 {
+            if renewal > 0 {
+                portunus.after(renew);
+            }
+            let [own, other] = [HOST, "plain.test"].map(|host| format!("https://{host}/"));
+            let mut statuses = Vec::new();
+            for connection in [&mut known, &mut unknown, &mut plain] {
+                for url in [&own, &other] {
+                    statuses.push(connection.get(url).await.status.as_u16());
+                }
+            }
+            assert_eq!(statuses, [200, 421, 400, 421, 421, 200], "renewal {renewal}");
+        }
+    });
 }
 
 #[test]
@@ -243,16 +266,16 @@ fn a_host_is_only_served_to_who_was_asked_for_its_certificates() {
         ("unknown.test", "unknown.test", 404),
     ] {
         let reached = backend.count();
-        assert_eq!(both(&portunus, &client, sni, host), (status, status), "SNI {sni}, host {host}");
+        assert_eq!(statuses(&portunus, &client, sni, host), (status, status), "SNI {sni}, host {host}");
         assert_eq!(backend.count() - reached, if status == 200 { 2 } else { 0 }, "SNI {sni}, host {host}");
     }
     let nameless = client.clone().without_sni();
     for (host, status) in [("a.test", 421), ("bare.test", 421), ("x.wild.test", 421), ("plain.test", 200)] {
-        assert_eq!(both(&portunus, &nameless, "x.test", host), (status, status), "without SNI, host {host}");
+        assert_eq!(statuses(&portunus, &nameless, "x.test", host), (status, status), "without SNI, host {host}");
     }
     // Who has none is asked for none where none is wanted.
-    assert_eq!(both(&portunus, &Client::new(), "open.wild.test", "open.wild.test"), (200, 200));
-    assert_eq!(both(&portunus, &Client::new(), "x.wild.test", "x.wild.test"), (400, 400));
+    assert_eq!(statuses(&portunus, &Client::new(), "open.wild.test", "open.wild.test"), (200, 200));
+    assert_eq!(statuses(&portunus, &Client::new(), "x.wild.test", "x.wild.test"), (400, 400));
 }
 
 #[test]
@@ -316,7 +339,7 @@ fn optional_certificates_must_still_be_good_and_optional_no_ca_takes_those_of_st
         folder.write("ingress.yaml", ingress("a", HOST, &[ASKED, ("auth-tls-verify-client", mode)]));
         eventually(mode, || {
             // The change may come between the two protocols.
-            let answers = |client, status| both(&portunus, client, HOST, HOST) == (status, status);
+            let answers = |client, status| statuses(&portunus, client, HOST, HOST) == (status, status);
             (answers(&stranger, expected[2]) && answers(&none, expected[0])).then_some(())
         });
         let found = [&none, &good, &stranger, &expired].map(|client| status(&portunus, client));

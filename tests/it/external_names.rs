@@ -110,3 +110,28 @@ fn an_external_name_follows_its_ttl_and_outlives_the_name_server() {
     eventually("the silent server to be asked again", || (server.asked() > asked + 1).then_some(()));
     assert_reaches(&portunus, "a.test", "/", "second");
 }
+
+#[test]
+fn each_answer_is_looked_at_for_addresses_that_are_denied() {
+    let backend = Backend::named("here");
+    let server = NameServer::new(Ipv4Addr::LOCALHOST);
+    let folder = folder(backend.port());
+    let resolver = server.address.to_string();
+    let flags = ["--allow-external-names", "--deny-local-endpoints", "--resolver", &resolver];
+    let portunus = Portunus::serve_with(&folder, &flags);
+    let denied = |address: &str| portunus.wait_problem(&["spec.externalName", "outside.test", address, "deny-local"]);
+    denied("127.0.0.1, a loopback address");
+    assert_status(&portunus, "a.test", "/", 503);
+    // Somewhere else, where nobody is: what counts is that it may be asked.
+    server.set(Some(Ipv4Addr::new(192, 0, 2, 1)));
+    portunus.wait_no_problems();
+    assert!(portunus.admin("/debug/table").text().contains("192.0.2.1"));
+    for (address, nature) in
+        [([169, 254, 169, 254], "169.254.169.254, a link-local address"), ([127, 9, 9, 9], "127.9.9.9")]
+    {
+        server.set(Some(address.into()));
+        denied(nature);
+        assert_status(&portunus, "a.test", "/", 503);
+    }
+    assert_eq!(backend.connections(), 0);
+}

@@ -54,8 +54,15 @@ fn what_was_matched_is_what_is_sent() {
         ("/%20%3f%23%25%c3%A9", "/%20%3F%23%25%C3%A9"),
         ("/a%2fb", "/a%2Fb"),
         ("/!$&'()*+,;=:@", "/!$&'()*+,;=:@"),
-        // Runs of slashes are sent as received, unless there were dot segments too.
-        ("//a///b//", "//a///b//"),
+        // Runs of slashes are sent as received, unless there were dot segments too, but for the first: behind it some
+        // read a host.
+        ("/a///b//", "/a///b//"),
+        ("//a///b//", "/a///b//"),
+        ("///", "/"),
+        // What may be read in another way, and reaches the same rule then.
+        ("/a%252fb%2561", "/a%252fb%2561"),
+        ("/a;v=1/b%3Bc", "/a;v=1/b%3Bc"),
+        ("/a%3Fb%23c", "/a%3Fb%23c"),
         ("//a//../b", "/b"),
         ("/a//./b", "/a/b"),
         // The query is nobody's business.
@@ -90,6 +97,12 @@ fn a_path_that_someone_may_read_in_two_ways_is_400() {
         "/a%2",
         "/a%zz",
         "/%u0041",
+        "/%2Fa/b",
+        "/a;b%2Fc",
+        "/a%c0%af",
+        "/a/%252e%252e/%252e%252e",
+        "/a%255Cb",
+        "/a%2500",
     ] {
         assert_sent(&portunus, &backend, target, Err(400));
     }
@@ -119,6 +132,52 @@ fn an_escaped_slash_never_leads_around_a_rule() {
         let counts = (open.count(), admin.count());
         assert_eq!(h1::Connection::open(portunus.http).ask(get(target)).status, 400, "{target}");
         assert_eq!((open.count(), admin.count()), counts, "{target} reached a backend");
+    }
+}
+
+#[test]
+fn no_other_reading_leads_around_a_rule() {
+    let (open, admin) = (Backend::named("open"), Backend::named("admin"));
+    let folder = Folder::new();
+    folder.write("open.yaml", app("default", "open", &[open.address()]));
+    folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
+    let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
+    folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    let portunus = Portunus::serve(&folder);
+    // Some drop parameters, decode twice, or decode before they cut the query off.
+    for target in
+        ["/admin;v", "/admin;v=1/x", "/;/admin", "/admin%3Bv/x", "/%2561dmin", "/x/%252e%252e/admin", "/admin%3F"]
+    {
+        assert_sent(&portunus, &open, target, Err(400));
+        assert_eq!(admin.count(), 0, "{target}");
+    }
+    assert_sent(&portunus, &open, "/x;admin/%2561", Ok("/x;admin/%2561"));
+    assert_sent(&portunus, &admin, "/admin/x;v=1", Ok("/admin/x;v=1"));
+    // Behind two slashes, a host; and what it is asked for.
+    assert_sent(&portunus, &open, "//x/admin", Ok("/x/admin"));
+}
+
+#[test]
+fn the_operator_may_choose_what_becomes_of_escaped_slashes_and_the_like() {
+    let (open, admin) = (Backend::named("open"), Backend::named("admin"));
+    let folder = Folder::new();
+    folder.write("open.yaml", app("default", "open", &[open.address()]));
+    folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
+    let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
+    folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    let decodes = Portunus::serve_with(&folder, &["--path-normalization", "decode-slashes"]);
+    assert_sent(&decodes, &open, "/files/x%2fy", Ok("/files/x/y"));
+    assert_sent(&decodes, &open, "/files%2F%2Fx//y", Ok("/files//x//y"));
+    for target in ["/admin%2Fx", "/%2Fadmin/x", "/x%2F..%2Fadmin%2Fx", "//x/%2e%2e%2Fadmin/x"] {
+        assert_sent(&decodes, &admin, target, Ok("/admin/x"));
+    }
+    for target in ["/..%2Fadmin", "/admin;v", "/x%252Fadmin;v/..;", "/a%5Cb", "/%252561%00"] {
+        assert_sent(&decodes, &open, target, Err(400));
+    }
+    let rejects = Portunus::serve_with(&folder, &["--path-normalization", "reject"]);
+    assert_sent(&rejects, &open, "/a%20b%25/%C3%A9", Ok("/a%20b%25/%C3%A9"));
+    for target in ["/a%2Fb", "/a;v", "/a%3Bv", "/a%3F", "/a%23", "/a%2520b"] {
+        assert_sent(&rejects, &open, target, Err(400));
     }
 }
 

@@ -2,6 +2,7 @@
 //! `make proof` (`PORTUNUS_SCALE=full`), which prints what was measured beside its goal. Only counts,
 //! order, bytes and generous memory bounds are asserted, never a time.
 
+mod certificates;
 mod changes;
 mod mutations;
 mod floods;

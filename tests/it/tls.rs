@@ -6,7 +6,7 @@ use rustls::version::{TLS12, TLS13};
 use crate::harness::certificates::{Authority, Identity};
 use crate::harness::h1;
 use crate::harness::manifests::{app, tls_secret};
-use crate::harness::tls::Client;
+use crate::harness::tls::{Client, statuses};
 use crate::harness::*;
 
 fn secret(name: &str, identity: &Identity) -> String {
@@ -27,18 +27,6 @@ fn hosts(backend: &Backend, hosts: &[(&str, &str, Option<&Identity>)]) -> Folder
         folder.write(&format!("ingress-{name}.yaml"), ingress);
     }
     folder
-}
-
-/// The status of a GET for `host` on a connection with this SNI, over HTTP/1.1 and over HTTP/2.
-#[track_caller]
-fn statuses(portunus: &Portunus, client: &Client, sni: &str, host: &str) -> (u16, u16) {
-    let (response, _) = client.get(portunus.https, sni, host, "/");
-    let client = client.clone().alpn(&["h2"]);
-    let over_h2 = run(async {
-        let (mut connection, _) = h2::Connection::tls(portunus.https, &client, sni).await;
-        connection.get(&format!("https://{host}/")).await.status.as_u16()
-    });
-    (response.status, over_h2)
 }
 
 #[track_caller]
@@ -127,6 +115,14 @@ fn a_renewed_certificate_is_live_and_touches_no_connection() {
             assert_eq!(connection.get("a.test", "/").text(), "a");
         }
     }
+    run(async {
+        let client = Client::trusting(&authority).alpn(&["h2"]);
+        let (mut connection, _) = h2::Connection::tls(portunus.https, &client, "a.test").await;
+        for identity in &identities {
+            portunus_serves(&portunus, &folder, identity);
+            assert_eq!(connection.get("https://a.test/").await.status, 200);
+        }
+    });
 }
 
 /// Puts the identity into the Secret `a`, and waits until it is in.

@@ -173,7 +173,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         alternative: canary::read(&mut values),
         sessions: affinity::read(&mut values),
         https: redirects::https(&mut values),
-        paths: paths::read(&mut values),
+        paths: paths::read(&mut values, settings),
         aliases: paths::aliases(&mut values),
         clients: client_certificates::read(&mut values),
         backend_tls,

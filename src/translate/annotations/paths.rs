@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Annotation, Fault, Nature, Values, list, open, shown};
 use crate::filter::{Captures, Filter, PathPattern, Rewrite};
-use crate::model::{HostPattern, InvalidHost, normalize};
+use crate::model::{HostPattern, InvalidHost, Normalization, normalize};
+use crate::translate::Settings;
 
 /// Names of one Ingress; each is a host with all the rules of another.
 const ALIASES_MAX: usize = 100;
@@ -24,6 +25,7 @@ pub(in crate::translate) struct Paths {
     /// There is a target that can't be read: paths are as they were meant, and go to the endpoint as they come.
     unread_target: bool,
     rewriting: Option<Rewriting>,
+    pub(in crate::translate) normalization: Normalization,
 }
 
 #[derive(Debug)]
@@ -59,18 +61,20 @@ impl Paths {
     }
 }
 
-pub(super) fn read(values: &mut Values) -> Paths {
+pub(super) fn read(values: &mut Values, settings: &Settings) -> Paths {
+    let normalization = settings.normalization;
     let use_regex = values.switch("use-regex");
     let target = values.parse("rewrite-target", |text| Ok((text, target(text)?)));
     let [_, _, prefix, _] = ANNOTATIONS else { return Paths::default() };
     let Some((text, target)) = target else {
         values.without_effect(std::slice::from_ref(prefix), "rewrite-target");
         let unread_target = super::find("rewrite-target").is_some_and(|row| values.text(row).is_some());
-        return Paths { use_regex, unread_target, rewriting: None };
+        return Paths { use_regex, unread_target, rewriting: None, normalization };
     };
     let fix = "write a path, as /shop, with $1 to $9 for what the path's groups find";
     let prefix = values.get("x-forwarded-prefix", fix, |text| is_template(text).then(|| Captures::parse(text))?);
-    Paths { use_regex, unread_target: false, rewriting: Some(Rewriting { text: text.into(), target, prefix }) }
+    let rewriting = Some(Rewriting { text: text.into(), target, prefix });
+    Paths { use_regex, unread_target: false, rewriting, normalization }
 }
 
 fn target(text: &str) -> Result<Captures, (String, String)> {
@@ -130,7 +134,7 @@ mod tests {
     fn a_target_that_is_the_path_itself_changes_nothing() {
         let template = |text| Captures::parse(text).unwrap();
         let rewriting = Rewriting { text: "/a".into(), target: template("/a"), prefix: Some(template("/$3")) };
-        let paths = Paths { use_regex: false, unread_target: false, rewriting: Some(rewriting) };
+        let paths = Paths { rewriting: Some(rewriting), ..Paths::default() };
         assert!(!paths.is_regex("/a") && paths.is_regex("/b"));
         let pattern = |text| Arc::new(PathPattern::new(text).unwrap());
         assert!(paths.rewrite(&pattern("/a")).is_none() && paths.rewrite(&pattern("/b")).is_some());

@@ -86,7 +86,9 @@ impl World {
     }
 
     fn serve(&self) -> Portunus {
-        Portunus::serve_with_flags(&["--kubeconfig", &self.api.kubeconfig()], &["--workers", "1"])
+        // Its backends are on this machine.
+        let flags = ["--workers", "1", "--deny-local-endpoints=false"];
+        Portunus::serve_with_flags(&["--kubeconfig", &self.api.kubeconfig()], &flags)
     }
 
     /// Endpoints that move and Ingresses that name another Service, in turn, all over the cluster.

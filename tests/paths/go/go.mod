@@ -1,0 +1,3 @@
+module portunus.dev/tests/paths
+
+go 1.26
