@@ -17,6 +17,7 @@ mod intake;
 mod io;
 mod listener;
 mod proxy_protocol;
+pub mod reading;
 mod retry;
 mod send;
 mod session;

@@ -8,13 +8,14 @@ use crate::harness::h1::{self, Connection};
 use crate::harness::websocket::WebSocket;
 use crate::harness::*;
 
-struct Echo {
+/// A running `portunus echo`.
+pub struct Echo {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Echo {
-    fn start(flags: &[&str]) -> Self {
+    pub fn start(flags: &[&str]) -> Self {
         let mut child = command().args(["echo", "--listen", "127.0.0.1:0"]).args(flags).spawn().expect("spawn");
         let line = Output::of(child.stderr.take().expect("stderr")).wait_for("listening for echo on ");
         let address = line.split("listening for echo on ").nth(1).and_then(|rest| rest.trim().parse().ok());

@@ -3,6 +3,7 @@
 //! order, bytes and generous memory bounds are asserted, never a time.
 
 mod changes;
+mod soak;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;

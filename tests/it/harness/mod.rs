@@ -18,6 +18,7 @@ pub mod nginx;
 pub mod process;
 pub mod reach;
 pub mod services;
+pub mod suites;
 pub mod tls;
 pub mod websocket;
 pub mod wire;
