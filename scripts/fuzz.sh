@@ -6,7 +6,7 @@
 # reach all that both reach. Needs a nightly compiler: where there is none, it says so and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-FUZZ_VERSION=0.13.1
+FUZZ_VERSION=0.13.2
 fuzz=$PWD/target/tools/bin/cargo-fuzz
 
 seconds=${1:?how many seconds each}

@@ -3,7 +3,7 @@
 # binary for this machine's kind, with version, licence, origin and checksum.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-CYCLONEDX_VERSION=0.5.7
+CYCLONEDX_VERSION=0.5.9
 cyclonedx=target/tools/bin/cargo-cyclonedx
 
 if [[ "$("$cyclonedx" cyclonedx --version 2>/dev/null || true)" != *"$CYCLONEDX_VERSION" ]]; then

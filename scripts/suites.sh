@@ -30,7 +30,7 @@ sslyze() {
     current sslyze "$SSLYZE" && return
     echo "suites: installing sslyze $SSLYZE"
     rm -rf "$tools/sslyze"
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-warn-conflicts \
         --target "$tools/sslyze" "sslyze==$SSLYZE"
     echo "$SSLYZE" >"$tools/sslyze/version"
 }

@@ -18,6 +18,8 @@ use crate::harness::*;
 const FEW: &[&str] = &["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"];
 /// The same with big messages and permessage-deflate.
 const ALL: &[&str] = &["*"];
+/// Some verdicts hang on which of two segments comes first, also without Portunus: a case differs if it does so each time.
+const LOOKS: usize = 5;
 /// The longest that the suite may take, twice the time seen at full size on a busy machine.
 const SUITE: Duration = Duration::from_secs(1800);
 
@@ -72,28 +74,54 @@ fn all_verdicts_are_the_same_as_without_portunus() {
     let wstest = tool.join("wstest");
     let (_server, address) = echo_server(&wstest);
     let folder = Folder::to_addresses(&[address]);
+    // It answers nobody who asks for another port than its own.
+    let ingress = Ingress::new("default", "all").prefix("/", "app", 80);
+    folder.write("ingress.yaml", ingress.asks(&[("upstream-vhost", &address.to_string())]));
     let portunus = Portunus::serve(&folder);
+    let servers = [("direct", address), ("portunus", portunus.http)];
+    let ask = |cases: &[&str]| verdicts_on(&wstest, &folder, servers, cases);
+    let [direct, through] = ask(scale(FEW, ALL));
+    let cases = direct.len();
+    assert!(cases >= scale(240, 500) && through.len() == cases, "only {cases} and {} cases", through.len());
+    let good = through.values().filter(|verdict| verdict[0].contains("OK")).count();
+    println!("{cases} cases, {good} of them OK through Portunus");
+    let mut differ = differing(direct, through);
+    for _ in 0..LOOKS {
+        if differ.is_empty() {
+            return;
+        }
+        println!("looked at again, without and with Portunus: {differ:?}");
+        let [direct, through] = ask(&differ.keys().map(String::as_str).collect::<Vec<_>>());
+        differ = differing(direct, through);
+    }
+    assert!(differ.is_empty(), "without and with Portunus: {differ:?}");
+}
+
+/// The cases whose verdicts are not the same, with both.
+fn differing(mut direct: Verdicts, through: Verdicts) -> BTreeMap<String, [Option<[String; 3]>; 2]> {
+    let pairs = through.into_iter().map(|(case, verdict)| (direct.remove(&case), case, Some(verdict)));
+    let differ = pairs.filter(|(one, _, other)| one != other);
+    differ.map(|(one, case, other)| (case, [one, other])).collect()
+}
+
+/// Has the suite look at both servers.
+fn verdicts_on(wstest: &Path, folder: &Folder, servers: [(&str, SocketAddr); 2], cases: &[&str]) -> [Verdicts; 2] {
     let reports = folder.beside("reports");
-    let server = |agent: &str, address: SocketAddr| json!({ "agent": agent, "url": format!("ws://{address}") });
+    let server = |(agent, address): (&str, SocketAddr)| json!({ "agent": agent, "url": format!("ws://{address}") });
     let spec = json!({
         "options": { "failByDrop": false },
         "outdir": reports,
-        "servers": [server("direct", address), server("portunus", portunus.http)],
-        "cases": scale(FEW, ALL),
+        "servers": servers.map(server),
+        "cases": cases,
         "exclude-cases": [],
         "exclude-agent-cases": {},
     });
     let path = folder.beside("spec.json");
     std::fs::write(&path, spec.to_string()).expect("the spec");
-    let mut client = Program::start(&wstest, &["-m", "fuzzingclient", "-s", &path.display().to_string()]);
+    let mut client = Program::start(wstest, &["-m", "fuzzingclient", "-s", &path.display().to_string()]);
     let status = wait(&mut client.0, SUITE).unwrap_or_else(|| panic!("it takes too long: {}", client.1.text()));
     assert!(status.success(), "{status}: {}", client.1.text());
     let index = std::fs::read(reports.join("index.json")).expect("the verdicts");
     let index: Value = serde_json::from_slice(&index).expect("JSON");
-    let (direct, through) = (verdicts(&index, "direct"), verdicts(&index, "portunus"));
-    assert!(direct.len() >= scale(240, 500), "only {} cases", direct.len());
-    let good = through.values().filter(|verdict| verdict[0].contains("OK")).count();
-    println!("{} cases, {good} of them OK through Portunus", through.len());
-    let differ: Vec<_> = through.iter().filter(|(case, verdict)| direct.get(*case) != Some(verdict)).collect();
-    assert!(differ.is_empty() && direct.len() == through.len(), "{differ:?}\nwithout Portunus: {direct:?}");
+    servers.map(|(agent, _)| verdicts(&index, agent))
 }

@@ -110,8 +110,5 @@ fn all_cases_pass_over_tls() {
     let roots = folder.beside("ca.pem");
     std::fs::write(&roots, &authority.pem).expect("ca.pem");
     let roots = format!("--ca_file={}", roots.display());
-    assert_all_pass(
-        portunus.https,
-        &["--use_tls", "--use_test_ca", &roots, "--server_host_override=grpc.test"],
-    );
+    assert_all_pass(portunus.https, &["--use_tls", "--use_test_ca", &roots, "--server_host_override=grpc.test"]);
 }

@@ -24,7 +24,8 @@ fn mozillas_intermediate_profile_is_kept() {
     folder.write("secret.yaml", tls_secret("default", "a", &identity.chain_pem, &identity.key_pem));
     let ingress = Ingress::new("default", "a").host(HOST).prefix("/", "app", 80);
     folder.write("ingress.yaml", ingress.tls(&[HOST], "a"));
-    let portunus = Portunus::serve(&folder);
+    // It looks without a name, too.
+    let portunus = Portunus::serve_with(&folder, &["--default-tls-certificate", "default/a"]);
     let roots = folder.beside("ca.pem");
     std::fs::write(&roots, &authority.pem).expect("ca.pem");
 

@@ -87,12 +87,14 @@ impl Authority {
         self.sign(names, Key::Ecdsa, 2001)
     }
 
-    /// One that was made an hour ago and is valid for so long from then on.
+    /// One as public authorities make them: made an hour ago, and valid for so long from then on.
     pub fn brief_leaf(&self, names: &[&str], time: Duration) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970() - Duration::from_secs(3600);
         params.not_after = params.not_before + time;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
         self.signed(&params, &key(Key::Ecdsa))
     }
 
