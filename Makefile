@@ -1,7 +1,7 @@
 # `make` prints what there is. The bodies are in scripts/.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run build quick test scenarios cluster proof pgo bench fmt lint deny clean
+.PHONY: help run build quick test scenarios cluster proof soak fuzz pgo bench fmt lint deny sbom clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,16 @@ cluster: ## the same cluster, left up to try things in; prints its kubeconfig
 
 proof: ## the same scenarios at full size, with times, rates and memory beside their goals
 	scripts/grpc.sh
-	PORTUNUS_SCALE=full cargo test --release --test it -- proof:: --nocapture --test-threads=1
+	scripts/suites.sh
+	PORTUNUS_SCALE=full cargo test --release --test it -- proof:: autobahn:: --nocapture --test-threads=1
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full PORTUNUS_CLUSTER_WITHOUT=kube-proxy,coredns scripts/scenarios.sh scale:: --nocapture
 	PORTUNUS_PROFILE=release PORTUNUS_SCALE=full scripts/scenarios.sh --skip scale:: --nocapture
+
+soak: ## half an hour of mixed traffic, changes, faults and attacks; a part of `make proof`
+	PORTUNUS_SCALE=full cargo test --release --test it -- proof::soak --nocapture
+
+fuzz: ## each fuzz target for ten minutes, as many at once as there are cores; needs a nightly toolchain
+	@scripts/fuzz.sh 600
 
 pgo: ## the fastest binary: target/pgo/portunus, optimised by a profile of the load bench's traffic
 	bash benches/load/setup.sh
@@ -53,6 +60,9 @@ lint: ## clippy and go vet
 deny: ## check the dependencies: licences, bans, sources, advisories
 	@scripts/setup.sh
 	@scripts/deny.sh
+
+sbom: ## what Portunus is made of, as CycloneDX: target/sbom/portunus.cdx.json
+	@scripts/sbom.sh
 
 clean: ## remove everything that was built
 	cargo clean

@@ -40,6 +40,8 @@ step "clippy" cargo clippy --all-targets -- -D warnings
 step "dependencies" scripts/deny.sh
 step "gRPC server and client" scripts/grpc.sh
 step "h2spec" scripts/h2spec.sh
+step "suites of others" scripts/suites.sh
+step "fuzz targets" scripts/fuzz.sh 30
 step "test cluster" test_cluster
 step "examples" examples
 # Last, so that the runner's own closing lines close the output.

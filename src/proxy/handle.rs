@@ -249,7 +249,7 @@ fn destination<'t>(
     Some((backend, upstream, session))
 }
 
-fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
+pub(super) fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
     if head.method == Method::CONNECT {
         return Err(Error::NotImplemented("CONNECT is not implemented"));
     }
@@ -270,7 +270,7 @@ fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
 
 /// The one host that the request is for. HTTP/1.1: exactly one `Host`, and an absolute target that agrees with
 /// it (RFC 9112, 3.2); HTTP/2: `:authority`, and a `Host` that agrees with it if there is one (RFC 9113, 8.3.1).
-fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
+pub(super) fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
     let mut fields = head.headers.get_all(header::HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {

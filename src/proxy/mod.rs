@@ -21,6 +21,7 @@ mod io;
 mod listener;
 mod piece;
 mod proxy_protocol;
+pub mod reading;
 mod retry;
 mod send;
 mod session;

@@ -30,7 +30,7 @@ const LOOK_BYTES: usize = 256;
 
 /// Why a connection is closed before its first byte was read.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(super) enum Fault {
     #[error("the peer is not one of --trusted-proxies")]
     Untrusted,
     #[error("what comes first is no PROXY protocol header")]
@@ -45,7 +45,7 @@ enum Fault {
 
 /// How far a header goes.
 #[derive(Debug, PartialEq, Eq)]
-enum Extent {
+pub(super) enum Extent {
     Whole(usize),
     More,
     Malformed,
@@ -108,7 +108,7 @@ async fn take(stream: &mut TcpStream) -> Result<Vec<u8>, Fault> {
     }
 }
 
-fn extent(bytes: &[u8]) -> Extent {
+pub(super) fn extent(bytes: &[u8]) -> Extent {
     let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(byte, wanted)| byte == wanted);
     if begins(v2::PROTOCOL_PREFIX) {
         let Some(&[high, low]) = bytes.get(V2_FIXED_BYTES - 2..V2_FIXED_BYTES) else { return Extent::More };
@@ -129,7 +129,7 @@ fn extent(bytes: &[u8]) -> Extent {
 }
 
 /// The client's address in a whole header, if it names one.
-fn parse(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
+pub(super) fn parse(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
     let address = if header.starts_with(V1_SIGNATURE) { parse_v1(header)? } else { parse_v2(header)? };
     Ok(address.map(|address| address.to_canonical()))
 }

@@ -6,6 +6,7 @@ mod certificates;
 mod changes;
 mod mutations;
 mod floods;
+mod soak;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;

@@ -87,6 +87,17 @@ impl Authority {
         self.sign(names, Key::Ecdsa, 2001)
     }
 
+    /// One as public authorities make them: made an hour ago, and valid for so long from then on.
+    pub fn brief_leaf(&self, names: &[&str], time: Duration) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970() - Duration::from_secs(3600);
+        params.not_after = params.not_before + time;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        self.signed(&params, &key(Key::Ecdsa))
+    }
+
     /// A client's certificate: `CN=name,O=Verona`.
     pub fn client(&self, name: &str) -> Identity {
         self.signed(&client_params(name), &key(Key::Ecdsa))
@@ -100,9 +111,8 @@ impl Authority {
 
     /// One that is valid for so long from now on.
     pub fn brief_client(&self, name: &str, time: Duration) -> Identity {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         let mut params = client_params(name);
-        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + time;
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970() + time;
         self.signed(&params, &key(Key::Ecdsa))
     }
 
@@ -119,6 +129,10 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(not_after_year, 1, 1);
         self.signed(&params, &key(kind))
     }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970")
 }
 
 fn client_params(name: &str) -> CertificateParams {

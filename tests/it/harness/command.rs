@@ -73,10 +73,16 @@ pub fn portunus(arguments: &[&str]) -> Finished {
 
 #[track_caller]
 pub fn finish(command: &mut Command) -> Finished {
+    finish_within(PATIENCE, command)
+}
+
+/// Likewise, of one that takes longer.
+#[track_caller]
+pub fn finish_within(limit: Duration, command: &mut Command) -> Finished {
     let mut child = command.spawn().expect("spawn");
     let stdout = reader(child.stdout.take().expect("stdout"));
     let stderr = reader(child.stderr.take().expect("stderr"));
-    let status = wait(&mut child, PATIENCE);
+    let status = wait(&mut child, limit);
     if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();

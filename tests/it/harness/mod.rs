@@ -21,6 +21,7 @@ pub mod program;
 pub mod reach;
 pub mod services;
 pub mod strict;
+pub mod suites;
 pub mod tls;
 pub mod websocket;
 pub mod wire;
