@@ -103,7 +103,7 @@ impl Control {
         key: SessionKey,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (names, resolved) = Names::new(name_server);
+        let (names, resolved) = Names::new(name_server, metrics.clone());
         Self {
             provider,
             resources: Rc::default(),

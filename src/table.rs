@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
-use crate::model::{self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, PathMatch, Rule, Snapshot};
+use crate::model::{
+    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, PathMatch, Priority, Rule, Snapshot,
+};
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
 use crate::upstream::{Counters, Counts, Registry, SessionKey, Slot, SlotId, Upstream};
@@ -34,6 +36,7 @@ pub struct Route {
     pub forwarding: Option<Arc<Forwarding>>,
     /// What a request is balanced by, where its backends hash.
     pub hash_by: Option<Box<Template>>,
+    pub priority: Priority,
     pub canary: Option<Box<CanaryRoute>>,
     backends: Backends,
 }
@@ -332,8 +335,8 @@ impl Publisher {
                 error_fields: if default.is_some() { error_fields(rule) } else { Vec::new() },
             })
         });
-        let (id, label) = (self.metrics.route(&label), label.into());
-        Route { label, id, affinity, filters, is_challenge, counts, forwarding, hash_by, canary, backends }
+        let (id, label, priority) = (self.metrics.route(&label), label.into(), rule.priority);
+        Route { label, id, affinity, filters, is_challenge, counts, forwarding, hash_by, priority, canary, backends }
     }
 
     fn backends(&self, refs: &[BackendRef]) -> Backends {

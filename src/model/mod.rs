@@ -13,6 +13,7 @@ mod host;
 mod host_map;
 mod name;
 mod path;
+mod priority;
 mod rule;
 mod shared;
 
@@ -32,6 +33,7 @@ pub use host::{Host, HostPattern, InvalidHost};
 pub use host_map::{HostMap, HostName};
 pub use name::ObjectName;
 pub use path::{NormalizedPath, PathError, normalize};
+pub use priority::Priority;
 pub use rule::{BackendRef, Canary, PathKind, PathMatch, Rule};
 pub use shared::{Chunks, Shards};
 

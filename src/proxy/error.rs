@@ -21,6 +21,10 @@ pub enum Error {
     NoEndpoint,
     /// More requests in flight than `--max-in-flight`.
     Overloaded,
+    /// The worker is behind, or memory is short, and the request is of a priority that has to stand back.
+    Shed,
+    /// There is no descriptor, or no memory, for a connection to an endpoint.
+    Exhausted,
     ClientBodyBroken,
     ClientBodyTimeout,
     /// The request's body is longer than its rule allows.
@@ -47,7 +51,7 @@ impl Error {
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Overloaded | Self::Shed | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Answered(status) => status,
@@ -70,6 +74,8 @@ impl Error {
             | Self::NoRoute
             | Self::NoEndpoint
             | Self::Overloaded
+            | Self::Shed
+            | Self::Exhausted
             | Self::Answered(_)
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -89,6 +95,8 @@ impl Error {
             Self::NoRoute => "no route for this host and path",
             Self::NoEndpoint => "no endpoint available",
             Self::Overloaded => "too many requests in flight",
+            Self::Shed => "there is more to do than can be done",
+            Self::Exhausted => "no connection to an endpoint can be made now",
             Self::ClientBodyBroken => "the request body is broken",
             Self::ClientBodyTimeout => "the request body did not arrive in time",
             Self::BodyTooLarge => "the request body is too large",
@@ -108,6 +116,8 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
+            Self::Shed => "shed",
+            Self::Exhausted => "descriptors_exhausted",
             Self::ClientBodyBroken => "client_body_broken",
             Self::ClientBodyTimeout => "client_body_timeout",
             Self::BodyTooLarge => "client_body_too_large",

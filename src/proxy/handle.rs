@@ -21,6 +21,7 @@ use super::filters::{Applied, Outcome, apply};
 use super::forward::{Failed, Plan, forward};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
+use super::overload::Pressure;
 use super::session::Session;
 use crate::filter::Answer;
 use crate::model::{HostName, normalize};
@@ -33,6 +34,8 @@ static NO_HOST: HeaderValue = HeaderValue::from_static("");
 /// What of a connection a decision depends on.
 pub(super) struct Facts<'c> {
     limits: Limits,
+    /// How much of what comes is turned away now.
+    pressure: Pressure,
     pub(super) peer: &'c Peer,
     pub(super) trusted_proxies: &'c [IpNet],
     /// TLS ends here.
@@ -90,6 +93,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
+        pressure: worker.pressure.get(),
         peer: &connection.peer,
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
@@ -177,6 +181,10 @@ fn decide(
     exchange.route = route.id;
     if let Some(record) = &mut exchange.record {
         record.set(Text::Route, route.label.as_bytes());
+    }
+    if !facts.pressure.is_none() && facts.pressure.sheds(route.priority, fastrand::u32(..)) {
+        exchange.connection.worker.cells.shed[route.priority as usize].add(1);
+        return Err(Error::Shed.into());
     }
     if let Some(forwarding) = &route.forwarding {
         exchange.forwarding = Some(forwarding.clone());
@@ -349,7 +357,7 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Respon
     if let Some(challenge) = challenge {
         fields.insert(header::WWW_AUTHENTICATE, challenge);
     }
-    if error == Error::Overloaded {
+    if matches!(error, Error::Overloaded | Error::Shed | Error::Exhausted) {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if error.closes() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -37,6 +38,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 pub enum ConnectError {
     #[error("connect: {0}")]
     Tcp(#[source] io::Error),
+    #[error("connect: {0}")]
+    Exhausted(#[source] io::Error),
     #[error("TLS handshake: {0}")]
     Tls(#[source] io::Error),
     #[error("HTTP handshake: {0}")]
@@ -159,7 +162,7 @@ pub(super) async fn connect(
     (rounds, cells): (&Rc<Rounds>, &Arc<WorkerCells>),
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
-        let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+        let stream = TcpStream::connect(endpoint.address).await.map_err(not_connected)?;
         // Heads and bodies leave in whole writes; waiting for more only costs time.
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let stream = Socket(stream);
@@ -181,6 +184,16 @@ pub(super) async fn connect(
         Ok(connected) => connected,
         Err(_) => Err(ConnectError::TimedOut(timeout)),
     }
+}
+
+fn not_connected(error: io::Error) -> ConnectError {
+    if is_exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Tcp(error) }
+}
+
+/// Whether the process or the system has no descriptor or memory left for a socket.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
-pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo};
+pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, UpstreamIo, is_exhausted};
 pub use counters::{Counters, Counts, Permit};
 pub use join::{Join, Rounds};
 pub use logins::{Checked, Logins};

@@ -3,6 +3,8 @@
 //! order, bytes and generous memory bounds are asserted, never a time.
 
 mod changes;
+mod overload;
+mod restarts;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;
