@@ -1,5 +1,5 @@
 //! How much of its memory limit the process uses: what the kernel would kill it by. The limit is the cgroup's
-//! (memory.max of version 2, memory.limit_in_bytes of version 1), or the operator's own. Of a cgroup counts what it
+//! (memory.max of version 2, `memory.limit_in_bytes` of version 1), or the operator's own. Of a cgroup counts what it
 //! can't give back at once: all but the file pages that nobody used lately, as Kubernetes counts.
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! All sockets of the process, before anything is started, so that an address in use is said at once. They are bound
-//! here, or were opened by somebody else: by systemd (sd_listen_fds(3)), in place of the flags, or by the process
+//! here, or were opened by somebody else: by systemd (`sd_listen_fds(3)`), in place of the flags, or by the process
 //! before this one, for the addresses that both listen on.
 
 use std::net::{SocketAddr, TcpListener};

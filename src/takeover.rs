@@ -1,5 +1,5 @@
 //! The next process takes over from this one without a moment in which nobody listens (`--takeover-socket`). It
-//! connects to a Unix socket, gets every listening socket as a descriptor (SCM_RIGHTS; unix(7)), with whatever waits
+//! connects to a Unix socket, gets every listening socket as a descriptor (`SCM_RIGHTS`; unix(7)), with whatever waits
 //! in its queue, accepts beside the old process as soon as it is ready, and then says so; the old one drains. A
 //! newcomer that fails before that leaves everything as it was.
 //!
@@ -191,7 +191,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("takeover");
         assert!(ask(&path).unwrap().is_none(), "nobody was before");
-        let sockets: Vec<Passed> = (0..300).map(|group| passed("http", group)).collect();
+        let sockets: Vec<Passed> = (0..100).map(|group| passed("http", group)).collect();
         let waiting: Vec<TcpStream> =
             sockets.iter().map(|one| TcpStream::connect(one.socket.local_addr().unwrap()).unwrap()).collect();
         let taken = Arc::new(Notify::new());
@@ -199,7 +199,7 @@ mod tests {
         // One that asks and goes changes nothing.
         drop(ask(&path).unwrap().unwrap());
         let (predecessor, sockets) = ask(&path).unwrap().unwrap();
-        assert_eq!(sockets.len(), 300);
+        assert_eq!(sockets.len(), 100);
         predecessor.relieve();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(taken.notified());

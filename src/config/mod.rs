@@ -204,7 +204,7 @@ pub fn read() -> Result<Config, String> {
     }
 }
 
-/// The listening sockets that systemd opened for this process, by name (sd_listen_fds(3)).
+/// The listening sockets that systemd opened for this process, by name (`sd_listen_fds(3)`).
 pub fn inherited() -> anyhow::Result<Vec<(String, TcpListener)>> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = listenfd::ListenFd::from_env();

@@ -370,7 +370,7 @@ impl<W: Write> Sink<W> {
     }
 
     fn write_lines(&mut self, lines: &[u8]) -> Result<(), Unwritten> {
-        let missing = |rest: &[u8]| rest.iter().filter(|byte| **byte == b'\n').count();
+        let missing = |rest: &[u8]| rest.split(|byte| *byte == b'\n').count() - 1;
         if self.torn {
             self.to.write_all(b"\n").map_err(|error| Unwritten { lines: missing(lines), error })?;
             self.torn = false;

@@ -227,8 +227,7 @@ fn who_is_idle_at_the_drains_end_is_closed_in_order() {
     let folder = Folder::to(&backend);
     let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "300ms"]);
     let mut plain = Connection::open(portunus.http);
-    let (tls, _) = tls::Client::new().connect(portunus.https, "a.test");
-    let mut secure = Connection::over(tls);
+    let (mut secure, _) = tls::Client::new().connect(portunus.https, "a.test");
     assert_eq!((plain.get("a.test", "/").status, secure.get("a.test", "/").status), (200, 200));
     portunus.terminate();
     plain.assert_closed();
