@@ -42,17 +42,9 @@ fn table(size: usize, place: Place) -> Arc<Table> {
     for rule in 0..size {
         let (host, path) = place(rule);
         let pattern = HostPattern::parse(&host).expect("a name");
-        hosts.entry(pattern).or_default().push(Arc::new(Rule {
-            source: service.clone(),
-            path: Some(PathMatch::new(PathKind::Prefix, &path)),
-            pattern: None,
-            backends: vec![BackendRef { backend: key.clone(), weight: 1, secure: None }],
-            affinity: None,
-            forwarding: None,
-            canary: None,
-            hash_by: None,
-            filters: Vec::new(),
-        }));
+        let backends = vec![BackendRef { backend: key.clone(), weight: 1, secure: None }];
+        let path = PathMatch::new(PathKind::Prefix, &path);
+        hosts.entry(pattern).or_default().push(Arc::new(Rule { backends, ..Rule::new(service.clone(), Some(path)) }));
     }
     let host = |(pattern, rules): (HostPattern, Vec<Arc<Rule>>)| {
         (pattern.clone(), Arc::new(Host { pattern, rules, certificate: None, client_certificates: None }))

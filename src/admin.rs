@@ -1,8 +1,11 @@
 //! The admin port: whether the process lives and is ready, what it counts, and what it believes. Listens on
-//! loopback unless told otherwise, and shows no secret.
+//! loopback unless told otherwise, and shows no secret. It answers too when clients have taken every descriptor: some
+//! are kept for it.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::fs::File;
+use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,14 +19,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::drain::{Drain, Phase};
 use crate::metrics::{Exposition, Metrics};
+use crate::upstream::is_exhausted;
 
 /// Connections to the admin port at once.
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Descriptors that are kept for connections, when there are no others.
+const SPARES: usize = 4;
 /// A worker that has not looked at its clock for so long is not alive.
 const STALL_MAX: Duration = Duration::from_secs(10);
 const JSON: &str = "application/json";
@@ -56,16 +62,17 @@ pub type Shared = Rc<RefCell<State>>;
 /// Serves one socket until the process ends.
 pub async fn serve(listener: StdListener, state: Shared) {
     let listener = TcpListener::from_std(listener).expect("the socket is non-blocking and the runtime runs");
-    let open = Rc::new(());
+    let (open, spares) = (Rc::new(()), Rc::new(Spares::default()));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        spares.fill();
+        let Ok(stream) = accept(&listener, &spares).await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         if Rc::strong_count(&open) > CONNECTIONS_MAX {
             continue;
         }
-        let (state, open) = (state.clone(), open.clone());
+        let (state, open, spares) = (state.clone(), open.clone(), spares.clone());
         tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
                 let response = answer(&request, &state.borrow());
@@ -78,8 +85,32 @@ pub async fn serve(listener: StdListener, state: Shared) {
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             drop(open);
+            // The worker that waits for a descriptor looks every 50 ms.
+            spares.fill();
         });
     }
+}
+
+/// Descriptors that mean nothing, and are let go when one is needed.
+#[derive(Default)]
+struct Spares(RefCell<Vec<File>>);
+
+impl Spares {
+    fn fill(&self) {
+        let mut spares = self.0.borrow_mut();
+        while spares.len() < SPARES {
+            let Ok(spare) = File::open("/dev/null") else { return };
+            spares.push(spare);
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, spares: &Spares) -> io::Result<TcpStream> {
+    let accepted = match listener.accept().await {
+        Err(error) if is_exhausted(&error) && spares.0.borrow_mut().pop().is_some() => listener.accept().await,
+        accepted => accepted,
+    };
+    accepted.map(|(stream, _)| stream)
 }
 
 fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
@@ -113,7 +144,9 @@ fn readiness(state: &State) -> (StatusCode, &'static str) {
     match state.drain.phase() {
         Phase::Serving if state.ready => (StatusCode::OK, "ok"),
         Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "no table yet"),
-        Phase::Leaving | Phase::Draining | Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "going away"),
+        Phase::Leaving | Phase::Draining | Phase::Closing | Phase::Stopping => {
+            (StatusCode::SERVICE_UNAVAILABLE, "going away")
+        }
     }
 }
 

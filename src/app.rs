@@ -4,39 +4,39 @@
 use std::cell::RefCell;
 use std::io::Read;
 use std::net::TcpListener;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::LocalSet;
+use tokio::sync::Notify;
+use tokio::task::{self, LocalSet};
 use zeroize::Zeroizing;
 
 use crate::admin;
-use crate::config::{Cluster, Objects, Process, Serve, Underscores, Unsupported, Webhook};
+use crate::config::{Cluster, Objects, Serve, Underscores, Unsupported, Webhook};
 use crate::control::{Control, Provider};
-use crate::drain::{Drain, Phase};
+use crate::drain::Drain;
+use crate::ending::{self, Signals};
 use crate::file::{Folder, Watch};
 use crate::kubernetes::client::connect;
 use crate::kubernetes::controller::{Addresses, Writing};
 use crate::kubernetes::{Client, Scope, status, webhook};
+use crate::memory::{Memory, Source};
 use crate::metrics::Metrics;
 use crate::model::{Forwarding, ObjectName};
-use crate::proxy::{self, AccessLog, BudgetSettings, Destination, Limits, Socket};
-use crate::sockets::Sockets;
+use crate::proxy::{self, AccessLog, BudgetSettings, Destination, Limits, Seats, Socket, Thresholds};
+use crate::sockets::{Given, Sockets};
 use crate::table::describe;
+use crate::takeover;
 use crate::telemetry;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
 use crate::upstream::{Checker, Logins, PoolSettings, SessionKey};
-
-/// How often a draining process looks whether it is done.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// 128 bits, as the cookies have; a whole page of text is no key but a mistake.
 const SESSION_KEY_BYTES_MIN: usize = 16;
@@ -66,8 +66,8 @@ pub fn settings(objects: &Objects) -> Settings {
     }
 }
 
-/// Runs until a signal ends it.
-pub fn run(config: &Serve) -> Result<()> {
+/// Runs until a signal ends it, or the next process. `inherited` are the sockets that systemd opened, by name.
+pub fn run(config: &Serve, inherited: Vec<(String, TcpListener)>) -> Result<()> {
     // As many sockets as the system allows; where it doesn't, --max-connections is the operator's affair.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let metrics = Metrics::new();
@@ -86,14 +86,19 @@ pub fn run(config: &Serve) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(config, metrics, log))?;
+    local.block_on(&runtime, serve(config, inherited, metrics, log))?;
     if let Some(writer) = writer {
         let _ = writer.join();
     }
     Ok(())
 }
 
-async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) -> Result<()> {
+async fn serve(
+    config: &Serve,
+    inherited: Vec<(String, TcpListener)>,
+    metrics: Arc<Metrics>,
+    log: Option<AccessLog>,
+) -> Result<()> {
     let (provider, client, settings) = match &config.manifests {
         Some(path) => (folder(path)?, None, settings(&config.objects)),
         None => {
@@ -102,35 +107,50 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
         }
     };
     let workers = config.workers.map_or_else(default_workers, Into::into);
-    let sockets = Sockets::bind(config, workers)?;
+    let path = config.process.takeover_socket.as_deref();
+    let (predecessor, by_predecessor) = path.map(takeover::ask).transpose()?.flatten().unzip();
+    let given = Given { by_systemd: inherited, by_predecessor: by_predecessor.unwrap_or_default() };
+    let mut sockets = Sockets::bind(config, workers, given, path.is_some())?;
     let drain = Drain::new();
     let key = session_key(config.endpoints.session_key_file.as_deref())?;
     let mut control = Control::new(settings, provider, config.endpoints.resolver, key, metrics.clone());
     control.checker = Some(Checker::new(metrics.clone()));
     let state = admin_state(&control, metrics.clone(), drain.clone());
-    for listener in sockets.admin {
-        tokio::task::spawn_local(admin::serve(listener, state.clone()));
-    }
-    serve_webhook(&config.webhook, sockets.webhook, &control);
+    // A process that follows another is silent until it can serve: that one answers meanwhile.
+    let mut listening = match predecessor {
+        None => listen(config, &mut sockets, &state, &control),
+        Some(_) => Vec::new(),
+    };
     let mut signals = Signals::new()?;
     // The first table is in before the first connection is accepted.
     tokio::select! {
         () = control.begin() => {}
         () = signals.any() => return Ok(()),
     }
-    let threads = start(workers_of(config, &control, &metrics, &drain, log.as_ref(), sockets.workers)?)?;
+    let taken = Arc::new(Notify::new());
+    if let Some(path) = path {
+        takeover::offer(path, std::mem::take(&mut sockets.offered), taken.clone())?;
+    }
+    let memory = watch_memory(config.process.overload.memory_limit, metrics.clone());
+    let for_workers = std::mem::take(&mut sockets.workers);
+    let threads = start(workers_of(config, &control, &metrics, &drain, log.as_ref(), &memory, for_workers)?)?;
     // Only the workers hold the log now; its writer ends with the last of them.
     drop(log);
     state.borrow_mut().ready = true;
+    if let Some(predecessor) = predecessor {
+        listening = listen(config, &mut sockets, &state, &control);
+        predecessor.relieve();
+    }
+    ending::follow(&drain, taken, listening);
     let (generation, problems) = (control.publisher.generation(), control.problems.borrow().len());
     tracing::info!(workers, generation, problems, "serving");
     let resignation = client.and_then(|client| control.write(&client, &writing(config)));
     let ending = async {
-        signals.any().await;
+        ending::begins(&drain, &mut signals).await;
         if let Some(resignation) = &resignation {
             resignation.begin();
         }
-        drain_all(&drain, &config.process, &mut signals, threads).await;
+        ending::drain_all(&drain, &config.process, &mut signals, threads).await;
     };
     // Changes are followed to the end: who still comes while the process drains is served as of now.
     tokio::select! {
@@ -142,6 +162,19 @@ async fn serve(config: &Serve, metrics: Arc<Metrics>, log: Option<AccessLog>) ->
         resignation.done().await;
     }
     Ok(())
+}
+
+/// Answers on the control side's sockets from now on.
+fn listen(
+    config: &Serve,
+    sockets: &mut Sockets,
+    state: &admin::Shared,
+    control: &Control,
+) -> Vec<task::JoinHandle<()>> {
+    let admin = std::mem::take(&mut sockets.admin).into_iter();
+    let mut listening: Vec<_> = admin.map(|one| task::spawn_local(admin::serve(one, state.clone()))).collect();
+    listening.extend(serve_webhook(&config.webhook, std::mem::take(&mut sockets.webhook), control));
+    listening
 }
 
 /// The operator's key for the cookies of sessions, if there is one. A line's end behind it is no part of it.
@@ -194,7 +227,7 @@ pub async fn cluster(cluster: &Cluster, objects: &Objects, webhook: &Webhook) ->
 }
 
 /// Answers the API server's questions on these sockets from now on.
-pub fn serve_webhook(config: &Webhook, listeners: Vec<TcpListener>, control: &Control) {
+pub fn serve_webhook(config: &Webhook, listeners: Vec<TcpListener>, control: &Control) -> Vec<task::JoinHandle<()>> {
     let (resources, translator, standing) =
         (control.resources.clone(), control.translator.clone(), control.standing.clone());
     let review: webhook::ReviewIngress = Rc::new(move |ingress| {
@@ -205,10 +238,11 @@ pub fn serve_webhook(config: &Webhook, listeners: Vec<TcpListener>, control: &Co
     let (resources, name) = (control.resources.clone(), config.webhook_certificate.clone());
     let certificate: webhook::CurrentCertificate =
         Rc::new(move || name.as_ref().and_then(|name| resources.borrow().certificate(name)));
-    for listener in listeners {
+    let serve = |listener| {
         let serving = webhook::serve(listener, webhook::Limits::default(), review.clone(), certificate.clone());
-        tokio::task::spawn_local(serving);
-    }
+        task::spawn_local(serving)
+    };
+    listeners.into_iter().map(serve).collect()
 }
 
 fn writing(config: &Serve) -> Writing {
@@ -261,6 +295,7 @@ pub fn workers_of(
     metrics: &Metrics,
     drain: &Arc<Drain>,
     log: Option<&AccessLog>,
+    memory: &Arc<Memory>,
     sockets: Vec<Vec<Socket>>,
 ) -> Result<Vec<proxy::Start>> {
     let current = control.publisher.current.clone();
@@ -269,6 +304,7 @@ pub fn workers_of(
         .context("TLS can't be set up")?;
     let settings = Arc::new(worker_settings(config, sockets.len()));
     let logins = Arc::new(Logins::default());
+    let seats = NonZeroU32::new(config.clients.max_connections_per_client).map(Seats::new).map(Arc::new);
     let worker = |sockets| proxy::Start {
         settings: settings.clone(),
         current: current.clone(),
@@ -277,9 +313,22 @@ pub fn workers_of(
         log: log.cloned(),
         drain: drain.clone(),
         logins: logins.clone(),
+        memory: memory.clone(),
+        seats: seats.clone(),
         sockets,
     };
     Ok(sockets.into_iter().map(worker).collect())
+}
+
+/// Looks at what memory is in use from now on, if there is a limit.
+fn watch_memory(limit: Option<u64>, metrics: Arc<Metrics>) -> Arc<Memory> {
+    let memory = Memory::new();
+    if let Some(source) = Source::find(limit) {
+        let watched = memory.clone();
+        let note = move |percent| metrics.memory_percent.store(percent, Ordering::Relaxed);
+        task::spawn_local(async move { watched.watch(source, note).await });
+    }
+    memory
 }
 
 fn start(workers: Vec<proxy::Start>) -> Result<Vec<JoinHandle<()>>> {
@@ -320,63 +369,13 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         whole_body_bytes_max: endpoints.retries.request_buffer_bytes_max,
         connections_max: clients.max_connections,
         in_flight_max,
+        thresholds: Thresholds {
+            lag: config.process.overload.overload_lag,
+            memory_percent: config.process.overload.overload_memory_percent,
+            memory_close_percent: config.process.overload.overload_memory_close_percent,
+        },
         generation_header: config.process.generation_header,
         #[cfg(debug_assertions)]
         panic_at: config.process.panic_at.clone(),
-    }
-}
-
-/// SIGTERM and SIGINT, told apart from nothing else.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub fn new() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    pub async fn any(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Lets running requests end, for as long as the operator allows, and stops the workers. Before that, everything
-/// is served as if nothing had happened, until whoever balances over replicas has read that this one isn't ready.
-async fn drain_all(drain: &Drain, process: &Process, signals: &mut Signals, threads: Vec<JoinHandle<()>>) {
-    let (delay, timeout) = (process.pre_stop_delay, process.drain_timeout);
-    let ending = async {
-        if !delay.is_zero() {
-            tracing::info!(?delay, "not ready any more, and serving on; a second signal stops at once");
-            drain.leave();
-            tokio::time::sleep(delay).await;
-        }
-        drained(drain, timeout).await;
-    };
-    tokio::select! {
-        () = ending => {}
-        () = signals.any() => tracing::info!("stopping at once"),
-    }
-    drain.advance(Phase::Stopping);
-    let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
-    let _ = joined.await;
-}
-
-async fn drained(drain: &Drain, timeout: Duration) {
-    let connections = drain.connections.count();
-    tracing::info!(connections, ?timeout, "draining; a second signal stops at once");
-    drain.advance(Phase::Draining);
-    let empty = async {
-        while drain.connections.count() > 0 {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    };
-    tokio::select! {
-        () = empty => tracing::info!("drained"),
-        () = tokio::time::sleep(timeout) => tracing::info!("the drain's time is up"),
     }
 }

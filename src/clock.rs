@@ -67,6 +67,15 @@ impl Clock {
         }
     }
 
+    /// Has everybody who holds a timer look up, whatever the time.
+    pub fn wake_all(&self) {
+        for deadline in self.deadlines.borrow().iter() {
+            if let Some(waker) = deadline.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
     pub fn timer(self: &Rc<Self>) -> Timer {
         let mut deadlines = self.deadlines.borrow_mut();
         let place = self.free.borrow_mut().pop().unwrap_or_else(|| {

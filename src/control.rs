@@ -105,7 +105,7 @@ impl Control {
         key: SessionKey,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (names, resolved) = Names::new(name_server);
+        let (names, resolved) = Names::new(name_server, metrics.clone());
         let outliers = settings.outliers;
         Self {
             provider,

@@ -1,7 +1,8 @@
-//! How far the process is on its way out: serving, about to leave, draining, or stopping now. One value that everybody reads.
+//! How far the process is on its way out: serving, about to leave, draining, closing what is idle, or stopping now. One
+//! value that everybody reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -12,15 +13,19 @@ pub enum Phase {
     Leaving,
     /// What runs is finished; answers tell clients to go elsewhere.
     Draining,
-    /// The drain's time is up, or the operator asked twice.
+    /// The drain's time is up: what is idle is closed, and WebSockets are told.
+    Closing,
+    /// That took long enough, or the operator asked twice.
     Stopping,
 }
 
-/// Shared by all threads. The hot path reads one atomic that is written three times in the life of the process.
+/// Shared by all threads. The hot path reads one atomic that is written four times in the life of the process.
 #[derive(Debug)]
 pub struct Drain {
     phase: AtomicU8,
     changed: watch::Sender<()>,
+    /// Another process accepts from our sockets.
+    handed_over: AtomicBool,
     /// Downstream connections of all workers.
     pub connections: Connections,
 }
@@ -47,7 +52,12 @@ impl Connections {
 
 impl Drain {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { phase: AtomicU8::new(0), changed: watch::Sender::new(()), connections: Connections::default() })
+        Arc::new(Self {
+            phase: AtomicU8::new(0),
+            changed: watch::Sender::new(()),
+            handed_over: AtomicBool::new(false),
+            connections: Connections::default(),
+        })
     }
 
     pub fn phase(&self) -> Phase {
@@ -55,6 +65,7 @@ impl Drain {
             0 => Phase::Serving,
             1 => Phase::Leaving,
             2 => Phase::Draining,
+            3 => Phase::Closing,
             _ => Phase::Stopping,
         }
     }
@@ -62,6 +73,16 @@ impl Drain {
     /// Is ready no longer. Wakes nobody: connections ask but once to be told when draining begins.
     pub fn leave(&self) {
         self.phase.fetch_max(Phase::Leaving as u8, Ordering::Relaxed);
+    }
+
+    /// Another process has our sockets and accepts: this one stops, and drains.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
+        self.advance(Phase::Draining);
+    }
+
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     /// Moves on; never back.
@@ -74,6 +95,17 @@ impl Drain {
     pub async fn reached(&self, phase: Phase) {
         let mut changed = self.changed.subscribe();
         while self.phase() < phase {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns once no connection is to be accepted any more. A socket of ours alone is accepted from to the end:
+    /// closing it would reset those that wait in it.
+    pub async fn ends_accepting(&self) {
+        let mut changed = self.changed.subscribe();
+        while !(self.is_handed_over() || self.phase() == Phase::Stopping) {
             if changed.changed().await.is_err() {
                 return;
             }

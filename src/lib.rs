@@ -5,6 +5,7 @@ pub mod balance;
 pub mod clock;
 pub mod drain;
 pub mod filter;
+pub mod memory;
 pub mod metrics;
 pub mod telemetry;
 
@@ -28,4 +29,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ending;
 pub mod sockets;
+pub mod takeover;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => {
             let logging = &serve.process.logging;
             telemetry::start(logging.log_format, &logging.log);
-            app::run(serve).map(|()| ExitCode::SUCCESS)
+            config::inherited().and_then(|sockets| app::run(serve, sockets)).map(|()| ExitCode::SUCCESS)
         }
         Command::Webhook(webhook) => {
             telemetry::start(webhook.logging.log_format, &webhook.logging.log);

@@ -56,7 +56,13 @@ pub struct WorkerCells {
     duration_nanoseconds: Cell,
     pub accepted: [Cell; 2],
     pub closed: [Cell; 2],
-    pub refused: Cell,
+    pub refused: [Cell; REFUSALS.len()],
+    /// Requests that were turned away, by priority.
+    pub shed: [Cell; PRIORITIES.len()],
+    pub exhausted: [Cell; SIDES.len()],
+    /// How late the worker's last tick was, and how much it turns away.
+    lag_microseconds: AtomicU64,
+    pressure: AtomicU64,
     pub handshakes_failed: Cell,
     pub proxy_protocol_failed: Cell,
     pub upstream_connections: Cell,
@@ -76,11 +82,32 @@ pub struct WorkerCells {
     pub floods: [Cell; 2],
 }
 
-/// Who may flood an HTTP/2 connection.
-const SIDES: [&str; 2] = ["client", "endpoint"];
-
 /// Which kind of listener a connection came through: an index of [`WorkerCells::accepted`].
 pub const LISTENERS: [&str; 2] = ["http", "https"];
+
+/// Why a connection was refused: an index of [`WorkerCells::refused`].
+pub const REFUSALS: [&str; 3] = ["total", "client", "overload"];
+
+/// An index of [`WorkerCells::shed`].
+const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
+
+/// Whose connection it is: an index of [`WorkerCells::floods`] and [`WorkerCells::exhausted`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Endpoint,
+}
+
+const SIDES: [&str; 2] = ["client", "endpoint"];
+
+/// Why a line of the access log is missing: an index of [`Metrics::log_dropped`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    QueueFull,
+    NotWritten,
+}
+
+const DROPPED: [&str; 2] = ["queue_full", "not_written"];
 
 impl WorkerCells {
     fn new() -> Self {
@@ -94,6 +121,12 @@ impl WorkerCells {
     /// Notes that the worker moves.
     pub fn beat(&self) {
         self.beat.store(self.milliseconds(), Ordering::Relaxed);
+    }
+
+    /// Notes what a tick found.
+    pub fn weighed(&self, lag: Duration, pressure: u64) {
+        self.lag_microseconds.store(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.pressure.store(pressure, Ordering::Relaxed);
     }
 
     fn milliseconds(&self) -> u64 {
@@ -121,7 +154,7 @@ pub struct Metrics {
     pub generation: AtomicU64,
     pub tables_alive: AtomicI64,
     pub problems: AtomicU64,
-    pub log_dropped: AtomicU64,
+    pub log_dropped: [AtomicU64; DROPPED.len()],
     /// 1 if the table may be behind the cluster.
     pub stale: AtomicU64,
     /// 1 if this replica writes status and Events.
@@ -135,6 +168,10 @@ pub struct Metrics {
     pub endpoints_failing: AtomicI64,
     pub health_checks: AtomicU64,
     pub health_checks_failed: AtomicU64,
+    /// Of the memory limit, what is in use; 0 without one.
+    pub memory_percent: AtomicU64,
+    /// Look-ups of external names that failed.
+    pub name_failures: AtomicU64,
 }
 
 impl Metrics {
@@ -230,6 +267,8 @@ impl Collector for Exposition {
         durations(metrics, histogram)?;
 
         connections(metrics, &mut encoder)?;
+        wants(metrics, &mut encoder)?;
+        loads(metrics, &mut encoder)?;
         totals(metrics, &mut encoder)?;
         gauges(metrics, &mut encoder)
     }
@@ -262,9 +301,59 @@ fn connections(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Resul
     Ok(())
 }
 
+/// What went wrong for want of something, with the want as a label.
+fn wants(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    type Cells = fn(&WorkerCells) -> &[Cell];
+    let families: [(&str, &str, &str, &[&str], Cells); 3] = [
+        ("connections_refused", "Connections refused at once", "reason", &REFUSALS, |cells| &cells.refused),
+        ("requests_shed", "Requests turned away under overload", "priority", &PRIORITIES, |cells| &cells.shed),
+        ("descriptors_exhausted", "Connections that found no descriptor or memory", "side", &SIDES, |cells| {
+            &cells.exhausted
+        }),
+    ];
+    for (name, help, label, values, read) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (index, value) in values.iter().enumerate() {
+            let count = metrics.sum(|cells| read(cells)[index].read());
+            ConstCounter::new(count).encode(family.encode_family(&[(label, *value)])?)?;
+        }
+    }
+    let help = "Access log lines that were lost";
+    let mut family = encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?;
+    for (value, count) in DROPPED.iter().zip(&metrics.log_dropped) {
+        let count = count.load(Ordering::Relaxed);
+        ConstCounter::new(count).encode(family.encode_family(&[("reason", *value)])?)?;
+    }
+    Ok(())
+}
+
+/// How loaded each worker is.
+fn loads(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    type Read = fn(&WorkerCells) -> f64;
+    let families: [(&str, &str, Read); 2] = [
+        ("worker_lag_seconds", "How late the worker's last tick was", |cells| {
+            Duration::from_micros(cells.lag_microseconds.load(Ordering::Relaxed)).as_secs_f64()
+        }),
+        (
+            "worker_pressure",
+            "Share of each priority's requests that is turned away, low, normal and high added up",
+            |cells| {
+                // Three thousand at the most: a float has it exactly.
+                f64::from(u32::try_from(cells.pressure.load(Ordering::Relaxed)).unwrap_or(u32::MAX)) / 1000.0
+            },
+        ),
+    ];
+    for (name, help, read) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (worker, cells) in metrics.workers.lock().expect("no holder panics").iter().enumerate() {
+            ConstGauge::new(read(cells)).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+        }
+    }
+    Ok(())
+}
+
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 14] = [
-        ("connections_refused", "Connections closed at once, over --max-connections", |cells| cells.refused.read()),
+    let counters: [Row; 13] = [
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
         ("proxy_protocol_failed", "Connections closed for want of a PROXY protocol header", |cells| {
             cells.proxy_protocol_failed.read()
@@ -300,8 +389,8 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         floods.encode(family.encode_family(&[("side", *side)])?)?;
     }
     let shared = [
-        ("access_log_dropped", "Access log lines dropped because the queue was full", &metrics.log_dropped),
         ("watch_failures", "Watches of the API server that failed and were tried again", &metrics.watch_failures),
+        ("name_failures", "Look-ups of external names that failed", &metrics.name_failures),
         ("endpoint_ejections", "Endpoints left out for a while because they failed", &metrics.ejections),
         ("panics", "Bugs that were met", &metrics.panics),
         ("health_checks", "Endpoints asked whether they are well", &metrics.health_checks),
@@ -343,6 +432,7 @@ fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         ),
         ("stale", "1 if the table may be behind the cluster", metrics.stale.load(Ordering::Relaxed)),
         ("leader", "1 if this replica writes status and Events", metrics.leader.load(Ordering::Relaxed)),
+        ("memory_percent", "Share of the memory limit in use", metrics.memory_percent.load(Ordering::Relaxed)),
         ("problems", "Problems in the objects read", metrics.problems.load(Ordering::Relaxed)),
     ];
     for (name, help, value) in gauges {

@@ -1,8 +1,10 @@
 //! Addresses of external names (Services of type ExternalName), asked for again when their TTL is over. The last
-//! good answer stays while a name server is away.
+//! good answer stays while a name server is away, however long; that is counted, and said once until it is back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
@@ -10,6 +12,8 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use crate::metrics::Metrics;
 
 /// Bounds for the time until a name is asked for again, whatever its TTL.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -29,13 +33,14 @@ pub struct Names {
     resolver: Option<TokioResolver>,
     /// Asked instead of the system's name servers.
     server: Option<SocketAddr>,
+    metrics: Arc<Metrics>,
 }
 
 impl Names {
     /// The receiver gets every answer that differs from the one before.
-    pub fn new(server: Option<SocketAddr>) -> (Self, mpsc::Receiver<Resolved>) {
+    pub fn new(server: Option<SocketAddr>, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Resolved>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self { tasks: BTreeMap::new(), sender, resolver: None, server }, receiver)
+        (Self { tasks: BTreeMap::new(), sender, resolver: None, server, metrics }, receiver)
     }
 
     /// Resolves these names from now on, and no others.
@@ -52,7 +57,8 @@ impl Names {
                 continue;
             }
             let Some(resolver) = self.resolver() else { return };
-            let task = tokio::task::spawn_local(follow(resolver, name.clone(), self.sender.clone()));
+            let task =
+                tokio::task::spawn_local(follow(resolver, name.clone(), self.sender.clone(), self.metrics.clone()));
             self.tasks.insert(name.clone(), task);
         }
     }
@@ -81,13 +87,18 @@ fn only(server: SocketAddr) -> ResolverConfig {
     ResolverConfig::from_name_servers(vec![config])
 }
 
-async fn follow(resolver: TokioResolver, name: String, sender: mpsc::Sender<Resolved>) {
+async fn follow(resolver: TokioResolver, name: String, sender: mpsc::Sender<Resolved>, metrics: Arc<Metrics>) {
     let mut last: Option<Vec<IpAddr>> = None;
+    let mut failures = 0u64;
     loop {
         let pause = match resolver.lookup_ip(name.as_str()).await {
             Ok(answer) => {
                 let mut addresses: Vec<IpAddr> = answer.iter().collect();
                 addresses.sort_unstable();
+                if failures > 0 {
+                    tracing::info!(name, failures, "an external name can be resolved again");
+                    failures = 0;
+                }
                 if last.as_ref() != Some(&addresses) {
                     last = Some(addresses.clone());
                     if sender.send((name.clone(), addresses)).await.is_err() {
@@ -97,7 +108,11 @@ async fn follow(resolver: TokioResolver, name: String, sender: mpsc::Sender<Reso
                 answer.valid_until().saturating_duration_since(Instant::now()).clamp(TTL_MIN, TTL_MAX)
             }
             Err(error) => {
-                tracing::warn!(name, %error, "an external name can't be resolved; its last addresses stay");
+                if failures == 0 {
+                    tracing::warn!(name, %error, "an external name can't be resolved; its last addresses stay");
+                }
+                failures += 1;
+                metrics.name_failures.fetch_add(1, Ordering::Relaxed);
                 RETRY
             }
         };

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
 use crate::model::{
-    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, Outliers, PathMatch, Rule, Snapshot,
+    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, Outliers, PathMatch, Priority, Rule, Snapshot,
 };
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};
@@ -36,6 +36,7 @@ pub struct Route {
     pub forwarding: Option<Arc<Forwarding>>,
     /// What a request is balanced by, where its backends hash.
     pub hash_by: Option<Box<Template>>,
+    pub priority: Priority,
     pub canary: Option<Box<CanaryRoute>>,
     backends: Backends,
 }
@@ -348,6 +349,7 @@ impl Publisher {
             counts,
             forwarding,
             hash_by,
+            priority: rule.priority,
             canary,
             backends,
         }

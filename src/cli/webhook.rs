@@ -4,10 +4,11 @@ use anyhow::Result;
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::app::{self, Signals};
+use crate::app;
 use crate::config::WebhookServer;
 use crate::control::Control;
 use crate::drain::{Drain, Phase};
+use crate::ending::Signals;
 use crate::metrics::Metrics;
 use crate::sockets::Sockets;
 use crate::upstream::SessionKey;
@@ -21,7 +22,7 @@ pub fn run(config: &WebhookServer) -> Result<()> {
 async fn serve(config: &WebhookServer) -> Result<()> {
     let WebhookServer { webhook, admin_listen, cluster, objects, logging: _ } = config;
     let (provider, _, settings) = app::cluster(cluster, objects, webhook).await?;
-    let sockets = Sockets::default().bind_control(admin_listen, webhook)?;
+    let sockets = Sockets::default().bind_control(admin_listen, webhook, false)?;
     anyhow::ensure!(!sockets.webhook.is_empty(), "nothing to serve; write --webhook-listen ADDR:PORT");
     let (metrics, drain) = (Metrics::new(), Drain::new());
     // Nobody is sent anywhere, so that no cookie is ever made.

@@ -7,16 +7,18 @@ mod process;
 mod traffic;
 mod values;
 
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::HeaderName;
 
 pub use cluster::{Cluster, Publishing, Webhook, WebhookServer};
 pub use health::{Ejection, NextUpstream, Retries};
-pub use process::{Logging, Process};
+pub use process::{Logging, Overload, Process};
 pub use traffic::{Clients, Endpoints, Underscores};
 pub use values::{Listen, ListenerName, addresses};
 
@@ -232,6 +234,21 @@ pub fn read() -> Result<Config, String> {
         }
         Command::Serve(_) | Command::Webhook(_) | Command::Check(_) | Command::Echo(_) => Ok(config),
     }
+}
+
+/// The listening sockets that systemd opened for this process, by name (`sd_listen_fds(3)`).
+pub fn inherited() -> anyhow::Result<Vec<(String, TcpListener)>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut names = names.split(':');
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let name = names.next().unwrap_or_default().to_owned();
+        let socket = passed.take_tcp_listener(index);
+        let socket = socket.with_context(|| format!("the socket `{name}` that was passed is not one for TCP"))?;
+        sockets.extend(socket.map(|socket| (name, socket)));
+    }
+    Ok(sockets)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Flags about the process itself: how it stops and what it logs.
+//! Flags about the process itself: how it stops, how it is followed by the next, what it does when it has too much to
+//! do, and what it logs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +17,11 @@ pub struct Process {
     /// Longest time that running requests are waited for after SIGTERM; a second signal stops at once
     #[arg(long, env = "PORTUNUS_DRAIN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// Unix socket by which the next process takes over this one's listening sockets [default: none]
+    #[arg(long, env = "PORTUNUS_TAKEOVER_SOCKET", value_name = "FILE")]
+    pub takeover_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub overload: Overload,
     /// Access log, a JSON line a request: `stdout`, a file, or `off`
     #[arg(long, env = "PORTUNUS_ACCESS_LOG", default_value = "stdout", value_name = "WHERE")]
     pub access_log: String,
@@ -27,6 +34,23 @@ pub struct Process {
     pub panic_at: Option<String>,
     #[command(flatten)]
     pub logging: Logging,
+}
+
+/// When new work is turned away, so that what runs can be finished.
+#[derive(Debug, Args)]
+pub struct Overload {
+    /// How far a worker may be behind before it answers a part of new requests with 503; 0s never does
+    #[arg(long, env = "PORTUNUS_OVERLOAD_LAG", default_value = "250ms", value_parser = duration_or_none)]
+    pub overload_lag: Duration,
+    /// Share of the memory limit from which only requests of high priority are taken
+    #[arg(long, env = "PORTUNUS_OVERLOAD_MEMORY_PERCENT", default_value_t = 95, value_name = "PERCENT")]
+    pub overload_memory_percent: u32,
+    /// Share of the memory limit from which no request is taken, and idle connections are closed
+    #[arg(long, env = "PORTUNUS_OVERLOAD_MEMORY_CLOSE_PERCENT", default_value_t = 98, value_name = "PERCENT")]
+    pub overload_memory_close_percent: u32,
+    /// Memory that the process may use, in bytes [default: the limit of its cgroup]
+    #[arg(long, env = "PORTUNUS_MEMORY_LIMIT", value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
 }
 
 /// The process's own log.

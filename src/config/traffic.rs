@@ -45,9 +45,12 @@ pub struct Clients {
     /// What becomes of request fields with an underscore in their names, as X_Real_IP, which frameworks take for X-Real-IP
     #[arg(long, env = "PORTUNUS_UNDERSCORES_IN_HEADERS", default_value = "drop", value_name = "WHAT")]
     pub underscores_in_headers: Underscores,
-    /// Client connections of the process; one more is closed at once
+    /// Client connections of the process; one more is told 503 and closed
     #[arg(long, env = "PORTUNUS_MAX_CONNECTIONS", default_value_t = 65_536, value_name = "COUNT")]
     pub max_connections: usize,
+    /// Of one client, by its address, an IPv6 one by its first 64 bits; 0 is no limit
+    #[arg(long, env = "PORTUNUS_MAX_CONNECTIONS_PER_CLIENT", default_value_t = 0, value_name = "COUNT")]
+    pub max_connections_per_client: u32,
     /// Requests in flight of the process, divided among the workers; one more is answered 503
     #[arg(long, env = "PORTUNUS_MAX_IN_FLIGHT", default_value_t = 65_536, value_name = "COUNT")]
     pub max_in_flight: u32,

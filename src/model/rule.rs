@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Affinity, BackendKey, Forwarding, ObjectName};
+use super::{Affinity, BackendKey, Forwarding, ObjectName, Priority};
 use crate::filter::{self, Filter, PathPattern, Template};
 
 /// How a path is compared (Ingress `pathType`, Gateway API `PathMatchType`).
@@ -75,6 +75,7 @@ impl Rule {
             forwarding: None,
             canary: None,
             hash_by: None,
+            priority: Priority::Normal,
         }
     }
 }
@@ -113,4 +114,7 @@ pub struct Rule {
     /// What a request is balanced by, where its backends hash; the client's address without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash_by: Option<Box<Template>>,
+    /// Which of its requests go first when there is too much to do.
+    #[serde(skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }

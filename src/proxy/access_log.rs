@@ -1,13 +1,15 @@
 //! The access log: one JSON line a request, written by a thread of its own. A worker copies what is to be said into a
 //! batch of its own, and hands that over when it is full or at the worker's tick, so that a request pays for no
 //! allocation, no lock and no cache line of another thread's. Batches come back to be filled again; a worker that has
-//! too many under way drops and counts what it would log, and never waits.
+//! too many under way drops and counts what it would log, and never waits. What can't be written, to a full disk or a
+//! pipe that nobody reads, is counted too, and the next batch is tried anew.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Version;
 use serde::Serialize;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Dropped, Metrics};
 
 /// Records in a batch, and the bytes of text behind which it is full with fewer.
 const BATCH_RECORDS: usize = 256;
@@ -184,19 +186,22 @@ pub struct AccessLog {
 impl AccessLog {
     /// Starts the writer. It ends when the log and its last end are dropped and everything is written.
     pub fn start(destination: &Destination, metrics: Arc<Metrics>) -> io::Result<(Self, JoinHandle<()>)> {
-        let sink: Box<dyn Write + Send> = match destination {
-            Destination::Stdout => Box::new(io::stdout()),
-            Destination::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        let file = match destination {
+            // Not through the buffer of `io::stdout`, which would keep what it couldn't write.
+            Destination::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Destination::File(path) => OpenOptions::new().create(true).append(true).open(path)?,
         };
+        let mut sink = Sink::new(file);
+        let counted = metrics.clone();
         // Each worker holds itself to BATCHES_MAX.
         let (queue, batches) = channel();
         let thread = std::thread::Builder::new().name("access-log".to_owned());
-        let writer = thread.spawn(move || write_all(&batches, sink))?;
+        let writer = thread.spawn(move || write_all(&batches, &mut sink, &counted))?;
         Ok((Self { queue, metrics }, writer))
     }
 
     fn dropped(&self, records: usize) {
-        self.metrics.log_dropped.fetch_add(records as u64, Ordering::Relaxed);
+        count(&self.metrics, Dropped::QueueFull, records);
     }
 
     /// An end of the log for one worker.
@@ -319,21 +324,77 @@ struct Line<'a> {
     termination: &'a str,
 }
 
-fn write_all(batches: &Receiver<Batch>, mut sink: Box<dyn Write + Send>) {
+fn count(metrics: &Metrics, why: Dropped, lines: usize) {
+    metrics.log_dropped[why as usize].fetch_add(lines as u64, Ordering::Relaxed);
+}
+
+fn write_all<W: Write>(batches: &Receiver<Batch>, sink: &mut Sink<W>, metrics: &Metrics) {
     let (mut lines, mut time) = (Vec::new(), Time::default());
     let mut warned: Option<Instant> = None;
+    let mut lost = 0;
     while let Ok(mut batch) = batches.recv() {
         batch.write(&mut lines, &mut time);
         batch.clear();
         // Its worker may be gone.
         let _ = batch.home.clone().send(batch);
-        if let Err(error) = sink.write_all(&lines).and_then(|()| sink.flush())
-            && warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE)
-        {
-            tracing::warn!(%error, "the access log can't be written; requests go on");
-            warned = Some(Instant::now());
+        match sink.write_lines(&lines) {
+            Ok(()) if lost > 0 => {
+                tracing::info!(lost, "the access log can be written again");
+                (lost, warned) = (0, None);
+            }
+            Ok(()) => {}
+            Err(Unwritten { lines, error }) => {
+                lost += lines;
+                count(metrics, Dropped::NotWritten, lines);
+                if warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE) {
+                    tracing::warn!(%error, lost, "the access log can't be written; requests go on");
+                    warned = Some(Instant::now());
+                }
+            }
         }
         lines.clear();
+    }
+}
+
+/// Where lines go. One that was written in part is ended before the next.
+struct Sink<W> {
+    to: W,
+    torn: bool,
+}
+
+/// How many lines are missing, and why.
+#[derive(Debug)]
+struct Unwritten {
+    lines: usize,
+    error: io::Error,
+}
+
+impl<W: Write> Sink<W> {
+    fn new(to: W) -> Self {
+        Self { to, torn: false }
+    }
+
+    fn write_lines(&mut self, lines: &[u8]) -> Result<(), Unwritten> {
+        let missing = |rest: &[u8]| rest.split(|byte| *byte == b'\n').count() - 1;
+        if self.torn {
+            self.to.write_all(b"\n").map_err(|error| Unwritten { lines: missing(lines), error })?;
+            self.torn = false;
+        }
+        let mut at = 0;
+        while at < lines.len() {
+            let error = match self.to.write(&lines[at..]) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(count) => {
+                    at += count;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.torn = at > 0 && lines[at - 1] != b'\n';
+            return Err(Unwritten { lines: missing(&lines[at..]), error });
+        }
+        Ok(())
     }
 }
 
@@ -402,5 +463,58 @@ impl Entry {
             generation: facts.generation,
             termination: facts.termination,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with room for so many bytes.
+    struct Disk {
+        room: usize,
+        written: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= count;
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted_and_what_follows_stands_on_its_own() {
+        let mut sink = Sink::new(Disk { room: 9, written: Vec::new() });
+        let missing = |result: Result<(), Unwritten>| result.err().map_or(0, |unwritten| unwritten.lines);
+        assert_eq!(missing(sink.write_lines(b"one\ntwo\nthree\nfour\n")), 2, "three was begun, four was not");
+        assert_eq!(missing(sink.write_lines(b"five\nsix\n")), 2);
+        sink.to.room = 100;
+        assert_eq!(missing(sink.write_lines(b"seven\n")), 0);
+        assert_eq!(String::from_utf8_lossy(&sink.to.written), "one\ntwo\nt\nseven\n");
+        sink.to.room = 6;
+        assert_eq!(missing(sink.write_lines(b"eight\nnine\n")), 1);
+        sink.to.room = 100;
+        assert_eq!(missing(sink.write_lines(b"ten\n")), 0);
+        assert!(sink.to.written.ends_with(b"seven\neight\nten\n"), "no line was torn");
+    }
+
+    /// A clock that is set changes when a request is said to have begun, and not how long it took.
+    #[test]
+    fn any_time_can_be_written() {
+        let mut time = Time::default();
+        let texts = [SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH - Duration::from_secs(3600), SystemTime::now()]
+            .map(|moment| time.text(moment).to_owned());
+        assert_eq!(texts[..2], ["1970-01-01T00:00:00.000Z", "1969-12-31T23:00:00.000Z"]);
+        assert!(texts[2].starts_with("20"));
     }
 }

@@ -175,6 +175,11 @@ impl Activity {
         self.waits.get() == Waits::Idle
     }
 
+    /// The same, with buffers or without.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.waits.get(), Waits::Idle | Waits::Resting)
+    }
+
     /// An HTTP/1 connection was idle for as long as it keeps its buffers, and may be idle for longer.
     pub fn may_rest(&self) -> bool {
         self.is_idle() && self.has_passed() && self.rest_timeout > 0

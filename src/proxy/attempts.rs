@@ -14,6 +14,7 @@ use super::send::{Outgoing, SendError};
 use super::session::Session;
 use super::worker::Worker;
 use crate::clock::ticks;
+use crate::metrics::Side;
 use crate::model::{Failure, Retry};
 use crate::upstream::{Advice, ConnectError, Endpoint, SlotId, Upstream};
 
@@ -97,6 +98,11 @@ impl Attempts {
         exchange: &Exchange,
     ) -> Result<(), Error> {
         let worker = &exchange.connection.worker;
+        // It isn't the endpoint's fault, and no other could be reached either.
+        if let ConnectError::Exhausted(error) = error {
+            worker.note_exhausted(Side::Endpoint, error);
+            return Err(Error::Exhausted);
+        }
         self.unreached.push(endpoint.slot.id());
         let failure = match error {
             ConnectError::Crowded => {
@@ -104,7 +110,11 @@ impl Attempts {
                 return Err(Error::CircuitOpen);
             }
             ConnectError::TimedOut(_) => Failure::Timeout,
-            ConnectError::Gone | ConnectError::Tcp(_) | ConnectError::Tls(_) | ConnectError::Http(_) => Failure::Error,
+            ConnectError::Exhausted(_)
+            | ConnectError::Gone
+            | ConnectError::Tcp(_)
+            | ConnectError::Tls(_)
+            | ConnectError::Http(_) => Failure::Error,
         };
         let on_trial = self.ends_trial(endpoint.slot.id());
         self.failure = if failure == Failure::Timeout { Error::ConnectTimeout } else { Error::ConnectFailed };

@@ -27,9 +27,10 @@ pub struct Presented {
     found: RefCell<Option<Found>>,
 }
 
-/// What was found of a chain, under these settings, and until when it holds.
+/// What was found of a chain, under these settings, and when it holds: no earlier either, as a clock may be set back.
 struct Found {
     settings: Arc<ClientCertificates>,
+    since: SystemTime,
     until: Option<SystemTime>,
     verdict: Rc<Verdict>,
 }
@@ -117,6 +118,7 @@ impl Presented {
         let holds = |found: &&Found| {
             // Hosts that ask for the same share a connection, and each has settings of its own.
             (Arc::ptr_eq(&found.settings, &verifier.settings) || found.settings == verifier.settings)
+                && found.since <= now
                 && found.until.is_none_or(|until| now < until)
         };
         if let Some(found) = self.found.borrow().as_ref().filter(holds) {
@@ -126,7 +128,7 @@ impl Presented {
         let settings = verifier.settings.clone();
         // An authority's time may end too; it is looked at again then.
         let until = [next_change(&self.chain, now), verifier.next_change(now)].into_iter().flatten().min();
-        *self.found.borrow_mut() = Some(Found { settings, until, verdict: verdict.clone() });
+        *self.found.borrow_mut() = Some(Found { settings, since: now, until, verdict: verdict.clone() });
         verdict
     }
 }
@@ -251,6 +253,9 @@ mod tests {
         let first = presented.verdict(&asking(1), now);
         assert!(Rc::ptr_eq(&first, &presented.verdict(&asking(1), now)));
         assert!(!Rc::ptr_eq(&first, &presented.verdict(&asking(2), now)));
+        // Set forward, and back again: what was found of a time to come counts no more.
+        let then = presented.verdict(&asking(1), now + std::time::Duration::from_secs(9));
+        assert!(!Rc::ptr_eq(&then, &presented.verdict(&asking(1), now)));
     }
 
     #[test]

@@ -31,10 +31,13 @@ use super::headers::{Peer, is_trusted};
 use super::io::{ClientIo, Stream};
 use super::listener::Listener;
 use super::proxy_protocol;
+use super::refuse::{self, Refusal};
+use super::seats::{self, Full};
 use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::drain::Phase;
-use crate::upstream::{Join, LocalExecutor, Meter, Side, Socket};
+use crate::metrics::Side;
+use crate::upstream::{Join, LocalExecutor, Meter, Socket};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -85,6 +88,10 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         }
     } else {
         (client, is_trusted(client, &worker.settings.trusted_proxies))
+    };
+    let _seat = match seats::take(worker, client) {
+        Ok(seat) => seat,
+        Err(Full) => return refuse::tell(worker, stream, secure, Refusal::Client).await,
     };
     let stream = Socket(stream);
     let Greeted { stream, server_name, presented, mut http2 } = if secure {
@@ -174,7 +181,7 @@ fn peer(address: IpAddr, trusted: bool, secure: bool) -> Peer {
 
 /// Reads until it is clear which protocol the client speaks. `None`: none that we do, or it went away or took too long.
 async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, bool)> {
-    let mut bytes = first_bytes(io, activity).await?;
+    let mut bytes = first_bytes(io, activity, || false).await?;
     loop {
         let compared = bytes.len().min(PREFACE.len());
         if bytes[..compared] != PREFACE[..compared] {
@@ -183,7 +190,7 @@ async fn read_preface(io: &mut ClientIo, activity: &Activity) -> Option<(Bytes, 
         if compared == PREFACE.len() {
             return Some((bytes, true));
         }
-        bytes = [bytes, first_bytes(io, activity).await?].concat().into();
+        bytes = [bytes, first_bytes(io, activity, || false).await?].concat().into();
     }
 }
 
@@ -197,11 +204,12 @@ fn is_foreign(bytes: &[u8]) -> bool {
     (0..3).all(|_| words.next().is_some_and(is_word)) && words.next().is_none()
 }
 
-/// What the client sends next; nothing is kept ready for it meanwhile. `None`: it went away or took too long.
-async fn first_bytes(io: &mut ClientIo, activity: &Activity) -> Option<Bytes> {
+/// What the client sends next; nothing is kept ready for it meanwhile. `None`: it went away or took too long, or who
+/// is idle is closed.
+async fn first_bytes(io: &mut ClientIo, activity: &Activity, closes: impl Fn() -> bool) -> Option<Bytes> {
     poll_fn(|context| {
         activity.register(context);
-        if activity.has_passed() {
+        if activity.has_passed() || closes() {
             return Poll::Ready(None);
         }
         let mut bytes = [const { MaybeUninit::uninit() }; FIRST_BYTES];
@@ -229,10 +237,13 @@ async fn serve_http1(connection: Rc<Connection>, mut io: ClientIo) {
         (io, left) = Box::pin(converse(&connection, io)).await;
         match left {
             Left::Idle if io.has_put_back() => {}
-            Left::Idle => match first_bytes(&mut io, &connection.activity).await {
-                Some(bytes) => io.put_back(bytes),
-                None => break,
-            },
+            Left::Idle => {
+                let closes = || connection.worker.closes_idle.get();
+                match first_bytes(&mut io, &connection.activity, closes).await {
+                    Some(bytes) => io.put_back(bytes),
+                    None => break,
+                }
+            }
             Left::Upgraded => return Box::pin(upgrade::run(&connection, io)).await,
             Left::Over => break,
         }
@@ -268,7 +279,7 @@ async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left)
     let activity = &connection.activity;
     let left = poll_fn(|context| {
         activity.register(context);
-        if activity.has_passed() && !activity.may_rest() {
+        if activity.has_passed() && !activity.may_rest() || worker.closes_idle.get() && activity.is_quiet() {
             return Poll::Ready(Left::Over);
         }
         match Pin::new(&mut http).poll(context) {
@@ -308,7 +319,7 @@ fn leave<E>(activity: &Activity, ask: impl FnOnce() -> Poll<Result<(), E>>) -> P
 
 /// Says that nothing more comes and reads what the client still sends: closing at once would reset the
 /// connection, and the answer on its way would be lost (RFC 9112, 9.6).
-async fn linger(mut io: ClientIo) {
+pub(super) async fn linger(mut io: ClientIo) {
     let closing = async {
         io.shutdown().await.ok()?;
         let mut dropped = [0u8; 4096];
@@ -351,7 +362,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
     let (mut told, mut watched) = (false, false);
     poll_fn(|context| {
         activity.register(context);
-        let late = activity.is_late();
+        let late = activity.is_late() || worker.closes_idle.get() && activity.is_idle();
         if late && (told || !activity.is_idle()) {
             return Poll::Ready(());
         }

@@ -23,6 +23,10 @@ pub enum Error {
     Overloaded,
     /// The backend has as many requests as its rule allows.
     CircuitOpen,
+    /// The worker is behind, or memory is short, and the request is of a priority that has to stand back.
+    Shed,
+    /// There is no descriptor, or no memory, for a connection to an endpoint.
+    Exhausted,
     ClientBodyBroken,
     ClientBodyTimeout,
     /// The request's body is longer than its rule allows.
@@ -49,7 +53,9 @@ impl Error {
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen | Self::Shed | Self::Exhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Answered(status) => status,
@@ -73,6 +79,8 @@ impl Error {
             | Self::NoEndpoint
             | Self::Overloaded
             | Self::CircuitOpen
+            | Self::Shed
+            | Self::Exhausted
             | Self::Answered(_)
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -93,6 +101,8 @@ impl Error {
             Self::NoEndpoint => "no endpoint available",
             Self::Overloaded => "too many requests in flight",
             Self::CircuitOpen => "too many requests to this backend",
+            Self::Shed => "there is more to do than can be done",
+            Self::Exhausted => "no connection to an endpoint can be made now",
             Self::ClientBodyBroken => "the request body is broken",
             Self::ClientBodyTimeout => "the request body did not arrive in time",
             Self::BodyTooLarge => "the request body is too large",
@@ -113,6 +123,8 @@ impl Error {
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
             Self::CircuitOpen => "circuit_open",
+            Self::Shed => "shed",
+            Self::Exhausted => "descriptors_exhausted",
             Self::ClientBodyBroken => "client_body_broken",
             Self::ClientBodyTimeout => "client_body_timeout",
             Self::BodyTooLarge => "client_body_too_large",

@@ -327,10 +327,11 @@ fn switched(
     };
     exchange.status = 101;
     headers::clean_response(&mut head.headers);
+    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
     headers::ask_upgrade(&mut head.headers, protocol);
     head.version = Version::HTTP_11;
     let client = exchange.connection.clone();
     let Some((io, read, open)) = connection.into_parts() else { return Err((Error::UpstreamFailed, exchange)) };
-    *client.tunnel.borrow_mut() = Some(Pending { io, read, exchange, _open: open });
+    *client.tunnel.borrow_mut() = Some(Pending { io, read, exchange, websocket, _open: open });
     Ok(Response::from_parts(head, ResponseBody::whole(Bytes::new(), None)))
 }

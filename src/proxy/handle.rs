@@ -23,6 +23,7 @@ use super::forward::{Failed, Plan, forward};
 use super::guard::panic_if_told;
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
+use super::overload::Pressure;
 use super::session::Session;
 use crate::filter::Answer;
 use crate::model::{HostName, Normalization};
@@ -36,6 +37,8 @@ static NO_HOST: HeaderValue = HeaderValue::from_static("");
 pub(super) struct Facts<'c> {
     limits: Limits,
     normalization: Normalization,
+    /// How much of what comes is turned away now.
+    pressure: Pressure,
     pub(super) peer: &'c Peer,
     pub(super) trusted_proxies: &'c [IpNet],
     /// TLS ends here.
@@ -96,6 +99,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let facts = Facts {
         limits: worker.settings.limits,
         normalization: worker.settings.normalization,
+        pressure: worker.pressure.get(),
         peer: &connection.peer,
         trusted_proxies: &worker.settings.trusted_proxies,
         secure: connection.secure,
@@ -184,6 +188,10 @@ fn decide(
     if let Some(record) = &mut exchange.record {
         let source = &route.source;
         record.set_parts(Text::Route, &[source.namespace.as_bytes(), b"/", source.name.as_bytes()]);
+    }
+    if !facts.pressure.is_none() && facts.pressure.sheds(route.priority, fastrand::u32(..)) {
+        exchange.connection.worker.cells.shed[route.priority as usize].add(1);
+        return Err(Error::Shed.into());
     }
     if let Some(forwarding) = &route.forwarding {
         exchange.forwarding = Some(forwarding.clone());
@@ -369,7 +377,7 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Respon
     if let Some(challenge) = challenge {
         fields.insert(header::WWW_AUTHENTICATE, challenge);
     }
-    if matches!(error, Error::Overloaded | Error::CircuitOpen) {
+    if matches!(error, Error::Overloaded | Error::CircuitOpen | Error::Shed | Error::Exhausted) {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if error.closes() {

@@ -1,6 +1,6 @@
 //! Listening sockets: each worker has its own for every address, by `SO_REUSEPORT`, so that the kernel spreads
 //! connections and no worker waits for another. Accepting never stops the process: when descriptors run out it
-//! pauses, and beyond the limit of connections a new one is closed at once.
+//! pauses, while what waits stays in the kernel's queue, and beyond the limit of connections a new one is refused.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -13,8 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::connection;
+use super::refuse::{self, Refusal};
 use super::worker::Worker;
 use crate::drain::Phase;
+use crate::metrics::Side;
+use crate::model::Priority;
+use crate::upstream::is_exhausted;
 
 /// Connections that wait to be accepted, per socket; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -80,19 +84,22 @@ pub async fn accept(worker: Rc<Worker>, sockets: Vec<Socket>) {
 }
 
 async fn accept_one(worker: Rc<Worker>, socket: TcpListener, listener: Listener) {
-    let mut stopping = pin!(worker.drain.reached(Phase::Stopping));
+    // While draining, a client that still comes here is served, unless another process has the socket too.
+    let mut ending = pin!(worker.drain.ends_accepting());
     loop {
-        // While draining, a client that still comes here is served: closing the socket would reset those
-        // that wait to be accepted.
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = &mut stopping => return,
+            () = &mut ending => return,
         };
         match accepted {
             Ok((stream, client)) => admit(&worker, stream, client, listener),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "accept failed, pausing");
+                if is_exhausted(&error) {
+                    worker.note_exhausted(Side::Client, &error);
+                } else {
+                    tracing::warn!(%error, "accept failed, pausing");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -110,11 +117,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: Listener) {
     let kind = usize::from(listener.secure);
     worker.cells.accepted[kind].add(1);
-    let open = worker.drain.connections.open();
-    if open >= worker.settings.connections_max {
-        worker.cells.refused.add(1);
+    let secure = listener.secure;
+    let refusal = if worker.drain.connections.open() >= worker.settings.connections_max {
+        Some(Refusal::Total)
+    } else {
+        // A request in cleartext can be told; a handshake costs more than many a request.
+        let sheds = secure && worker.pressure.get().sheds(Priority::Normal, fastrand::u32(..));
+        sheds.then_some(Refusal::Overload)
+    };
+    if let Some(refusal) = refusal {
         worker.cells.closed[kind].add(1);
         worker.drain.connections.close();
+        // Whoever has a header in front of its request can't be read here.
+        let (worker, silent) = (worker.clone(), secure || listener.proxy_protocol);
+        tokio::task::spawn_local(async move { refuse::tell(&worker, stream, silent, refusal).await });
         return;
     }
     // Answers leave at once; hyper already joins what belongs together.

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::Cache;
 use http::HeaderValue;
@@ -17,17 +17,23 @@ use super::access_log::{AccessLog, WorkerLog};
 use super::budget::{Budget, BudgetSettings};
 use super::headers::Limits;
 use super::listener::{self, Socket};
+use super::overload::{Load, Pressure, Thresholds};
 use super::retry::Buffers;
+use super::seats::Seats;
 use crate::clock::{Clock, TICK};
 use crate::drain::{Drain, Phase};
 use crate::filter::sweep_searchers;
-use crate::metrics::WorkerCells;
+use crate::memory::Memory;
+use crate::metrics::{Side, WorkerCells};
 use crate::model::Normalization;
 use crate::table::{Current, Table};
 use crate::upstream::{Logins, PoolSettings, Pools, Rounds};
 
 /// How often a worker looks through its idle connections, and what it searches with, in ticks.
 const SWEEP_TICKS: u64 = 10;
+
+/// Pause between two warnings of a worker about the same, in ticks.
+const WARNING_TICKS: u64 = 100;
 
 /// More than mimalloc puts on one page with others.
 const OWN_PAGE_BYTES: usize = 1024 * 1024;
@@ -54,6 +60,7 @@ pub struct Settings {
     pub connections_max: usize,
     /// Of one worker.
     pub in_flight_max: u32,
+    pub thresholds: Thresholds,
     pub generation_header: bool,
     /// A path whose requests panic, for tests.
     #[cfg(debug_assertions)]
@@ -70,6 +77,9 @@ pub struct Start {
     pub drain: Arc<Drain>,
     /// One for all workers.
     pub logins: Arc<Logins>,
+    pub memory: Arc<Memory>,
+    /// Only if connections are limited by client.
+    pub seats: Option<Arc<Seats>>,
     pub sockets: Vec<Socket>,
 }
 
@@ -88,6 +98,15 @@ pub struct Worker {
     pub rounds: Rc<Rounds>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
+    /// How much of what comes is turned away.
+    pub pressure: Cell<Pressure>,
+    /// Connections without a request end now.
+    pub closes_idle: Cell<bool>,
+    pub seats: Option<Arc<Seats>>,
+    /// Connections beyond a limit that are being told so.
+    pub told: Cell<u32>,
+    /// When descriptors had run out and it was said.
+    warned: Cell<Option<u64>>,
     /// For heads of requests that may be sent again.
     pub heads: Buffers,
     budget: Cell<Budget>,
@@ -112,20 +131,23 @@ pub fn run(start: Start) {
         let accepting = listener::accept(worker.clone(), start.sockets);
         tokio::select! {
             () = accepting => {}
-            () = tick(&worker) => {}
+            () = tick(&worker, &start.memory) => {}
         }
     });
 }
 
 /// Moves the clock on, until the worker has nothing left to do.
-async fn tick(worker: &Rc<Worker>) {
+async fn tick(worker: &Rc<Worker>, memory: &Memory) {
     let mut interval = tokio::time::interval(TICK);
-    let mut generation = 0;
+    let (mut generation, mut load) = (0, Load::default());
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval.tick().await;
     loop {
+        let begun = Instant::now();
         interval.tick().await;
         worker.clock.tick();
         worker.cells.beat();
+        worker.weigh(&mut load, begun.elapsed().saturating_sub(TICK), memory.percent());
         if let Some(log) = &worker.log {
             log.tick();
         }
@@ -171,6 +193,11 @@ impl Worker {
             clock,
             rounds,
             in_flight: Cell::new(0),
+            pressure: Cell::default(),
+            closes_idle: Cell::new(false),
+            seats: start.seats.clone(),
+            told: Cell::new(0),
+            warned: Cell::new(None),
             heads: Buffers::default(),
             budget: Cell::default(),
             cache: RefCell::new(cache),
@@ -201,6 +228,34 @@ impl Worker {
             cells.retry_budget_exhausted.add(1);
         }
         left
+    }
+
+    /// Decides once a tick how much new work there is to be, and whether connections without any are to end: all
+    /// look up then.
+    fn weigh(&self, load: &mut Load, lag: Duration, memory: Option<u32>) {
+        let verdict = load.observe(&self.settings.thresholds, lag, memory);
+        let before = self.pressure.replace(verdict.pressure);
+        if before.is_none() != verdict.pressure.is_none() {
+            let overloaded = !verdict.pressure.is_none();
+            tracing::warn!(overloaded, ?lag, memory_percent = memory, "new requests are turned away, or no longer");
+        }
+        self.cells.weighed(lag, verdict.pressure.thousandths());
+        let at_end = self.drain.phase() >= Phase::Closing;
+        let sweeps = verdict.closes_idle && self.clock.now().is_multiple_of(SWEEP_TICKS);
+        let closed = self.closes_idle.replace(at_end || sweeps);
+        if sweeps || at_end && !closed {
+            self.clock.wake_all();
+        }
+    }
+
+    /// Counts that no descriptor is free, and says so now and then.
+    pub fn note_exhausted(&self, side: Side, error: &std::io::Error) {
+        self.cells.exhausted[side as usize].add(1);
+        let now = self.clock.now();
+        if self.warned.get().is_none_or(|warned| now - warned >= WARNING_TICKS) {
+            self.warned.set(Some(now));
+            tracing::warn!(%error, "the process has no descriptor or memory left for a connection; what is open goes on");
+        }
     }
 
     /// The table's number as a field value.

@@ -375,6 +375,7 @@ impl Parts {
             forwarding: behaviour.forwarding.clone().filter(|_| !behaviour.closed),
             canary: canary.map(Box::new),
             hash_by: behaviour.hash_by.clone().map(Box::new),
+            priority: behaviour.priority,
             path,
             pattern,
         };

@@ -14,14 +14,15 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Endpoint, Join, Meter, RequestBody, Rounds, Side, Socket};
-use crate::metrics::WorkerCells;
+use super::{Endpoint, Join, Meter, RequestBody, Rounds, Socket};
+use crate::metrics::{Side, WorkerCells};
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
 
@@ -44,6 +45,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 pub enum ConnectError {
     #[error("connect: {0}")]
     Tcp(#[source] io::Error),
+    #[error("connect: {0}")]
+    Exhausted(#[source] io::Error),
     #[error("TLS handshake: {0}")]
     Tls(#[source] io::Error),
     #[error("HTTP handshake: {0}")]
@@ -196,7 +199,7 @@ pub(super) async fn connect(
 
 /// A socket that is connected, and whether the endpoint chose HTTP/2 on it.
 pub(super) async fn dial(endpoint: &Endpoint, tls: Option<&EndpointTls>) -> Result<(UpstreamIo, bool), ConnectError> {
-    let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+    let stream = TcpStream::connect(endpoint.address).await.map_err(not_connected)?;
     // Heads and bodies leave in whole writes; waiting for more only costs time.
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
     let stream = Socket(stream);
@@ -207,6 +210,16 @@ pub(super) async fn dial(endpoint: &Endpoint, tls: Option<&EndpointTls>) -> Resu
     let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok((UpstreamIo::new(Stream::Tls(Box::new(stream))), http2))
+}
+
+fn not_connected(error: io::Error) -> ConnectError {
+    if is_exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Tcp(error) }
+}
+
+/// Whether the process or the system has no descriptor or memory left for a socket.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::metrics::WorkerCells;
+use crate::metrics::{Side, WorkerCells};
 
 /// What a peer may owe: about as much work as a TLS handshake.
 const POINTS_MAX: i64 = 10_000;
@@ -35,13 +35,6 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    Client,
-    Endpoint,
-}
 
 /// A frame's head.
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +129,7 @@ impl Meter {
             self.points -= self.cost(head);
         }
         if self.points < 0 && !self.is_paid_by_time() {
-            self.cells.floods[usize::from(self.side == Side::Endpoint)].add(1);
+            self.cells.floods[self.side as usize].add(1);
             return Err(io::Error::other("the peer sends more frames than it has use for"));
         }
         Ok(())

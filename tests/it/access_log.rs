@@ -203,3 +203,20 @@ fn a_log_that_nobody_reads_costs_lines_and_no_request() {
     assert!((0..400).any(dropped), "200,000 lines went into a pipe that nobody reads");
     drop(pipe);
 }
+
+#[test]
+fn a_full_disk_costs_lines_and_no_request() {
+    const REQUESTS: usize = 50;
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--access-log", "/dev/full"]);
+    let mut client = Connection::open(portunus.http);
+    for _ in 0..REQUESTS {
+        assert_eq!(client.get("a.test", "/").status, 200);
+    }
+    let all = |lost| lost == REQUESTS as f64;
+    portunus.wait_metric("portunus_access_log_dropped_total", &["reason=\"not_written\""], all);
+    portunus.stderr.wait_for("the access log can't be written");
+    assert_eq!(portunus.metric("portunus_access_log_dropped_total", &["reason=\"queue_full\""]), 0.0);
+    assert_eq!(client.get("a.test", "/").status, 200);
+}

@@ -16,9 +16,10 @@ use portunus::clock::TICK;
 use portunus::config::{self, Config};
 use portunus::control::Control;
 use portunus::drain::{Drain, Phase};
+use portunus::memory::Memory;
 use portunus::metrics::Metrics;
 use portunus::proxy::{self, AccessLog, Destination};
-use portunus::sockets::Sockets;
+use portunus::sockets::{Given, Sockets};
 use portunus::upstream::SessionKey;
 use tokio::task::LocalSet;
 
@@ -106,14 +107,14 @@ fn allocations_of(folder: &Folder, kind: Kind, log: bool, requests: usize) -> u6
         control.begin().await;
         control
     }));
-    let sockets = Sockets::bind(&config, 1).expect("sockets");
+    let sockets = Sockets::bind(&config, 1, Given::default(), false).expect("sockets");
     let address = |secure| {
         let socket = sockets.workers[0].iter().find(|socket| socket.listener.secure == secure);
         socket.and_then(|socket| socket.socket.local_addr().ok()).expect("an address")
     };
     let addresses = (address(false), address(true));
     let log = log.then(|| AccessLog::start(&Destination::File("/dev/null".into()), metrics.clone()).expect("a log").0);
-    let worker = app::workers_of(&config, &control, &metrics, &drain, log.as_ref(), sockets.workers);
+    let worker = app::workers_of(&config, &control, &metrics, &drain, log.as_ref(), &Memory::new(), sockets.workers);
     let worker = worker.expect("a worker").remove(0);
     let thread = std::thread::spawn(move || allocation_counter::measure(|| proxy::run(worker)).count_total);
     ask(kind, addresses, requests, &mut || {});

@@ -169,8 +169,71 @@ fn the_drain_ends_at_its_limit() {
     portunus.wait_exit();
     assert!(!release.is_open(), "it did not wait for the backend");
     running.assert_closed();
+    assert_eq!(socket.next(), Some(going_away()));
     socket.connection.assert_closed();
     release.open();
+}
+
+/// What a WebSocket's client is told that is to come back elsewhere: a close frame with 1001 (RFC 6455, 7.4.1).
+fn going_away() -> (u8, Vec<u8>) {
+    (8, 1001u16.to_be_bytes().to_vec())
+}
+
+#[test]
+fn websockets_are_told_at_the_drains_end_and_may_say_goodbye() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "300ms"]);
+    let mut plain = WebSocket::open(portunus.http, "a.test", "/");
+    let (tls, _) = tls::Client::new().connect(portunus.https, "a.test");
+    let mut secure = WebSocket::over(tls, "a.test", "/");
+    plain.echo("hello");
+    secure.echo("hello");
+    portunus.terminate();
+    assert_eq!((plain.next(), secure.next()), (Some(going_away()), Some(going_away())));
+    plain.connection.send(websocket::frame(8, &1001u16.to_be_bytes(), true));
+    plain.connection.assert_closed();
+    secure.connection.assert_closed();
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn a_frame_on_its_way_is_whole_before_the_close_frame_and_none_is_begun_behind_it() {
+    let rest = Gate::new();
+    let gate = rest.clone();
+    let backend = Backend::new(move |exchange| {
+        websocket::accept(exchange);
+        let frame = websocket::frame(1, b"a long message", false);
+        exchange.write(&frame[..9]);
+        gate.wait("the drain's end");
+        exchange.write([&frame[9..], &websocket::frame(1, b"too late", false)].concat());
+        exchange.close();
+    });
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "100ms"]);
+    let mut socket = WebSocket::open(portunus.http, "a.test", "/");
+    portunus.terminate();
+    portunus.stderr.wait_for("the drain's time is up");
+    rest.open();
+    assert_eq!(socket.next(), Some((1, b"a long message".to_vec())));
+    assert_eq!(socket.next(), Some(going_away()));
+    socket.connection.assert_closed();
+    assert_eq!(portunus.wait_exit(), 0);
+}
+
+#[test]
+fn who_is_idle_at_the_drains_end_is_closed_in_order() {
+    let (backend, _release) = holding();
+    let folder = Folder::to(&backend);
+    let mut portunus = Portunus::serve_with(&folder, &["--drain-timeout", "300ms"]);
+    let mut plain = Connection::open(portunus.http);
+    let (mut secure, _) = tls::Client::new().connect(portunus.https, "a.test");
+    assert_eq!((plain.get("a.test", "/").status, secure.get("a.test", "/").status), (200, 200));
+    portunus.terminate();
+    plain.assert_closed();
+    assert_eq!(secure.wire.fill().ok(), Some(0), "TLS says goodbye too");
+    drop((plain, secure));
+    assert_eq!(portunus.wait_exit(), 0);
 }
 
 #[test]

@@ -109,6 +109,13 @@ fn an_external_name_follows_its_ttl_and_outlives_the_name_server() {
     let asked = server.asked();
     eventually("the silent server to be asked again", || (server.asked() > asked + 1).then_some(()));
     assert_reaches(&portunus, "a.test", "/", "second");
+    portunus.wait_metric("portunus_name_failures_total", &[], |failures| failures > 0.0);
+    portunus.stderr.wait_for("its last addresses stay");
+    assert_reaches(&portunus, "a.test", "/", "second");
+
+    server.set(Some(Ipv4Addr::LOCALHOST));
+    eventually("the name to be resolved again", || (portunus.get("a.test", "/").text() == "first").then_some(()));
+    portunus.stderr.wait_for("can be resolved again");
 }
 
 #[test]

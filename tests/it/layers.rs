@@ -8,11 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import beside itself.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 26] = [
     ("filter", &[]),
     ("balance", &[]),
     ("metrics", &[]),
     ("clock", &[]),
+    ("memory", &[]),
     ("drain", &[]),
     ("telemetry", &[]),
     ("model", &["filter", "balance"]),
@@ -21,13 +22,18 @@ const MODULES: [(&str, &[&str]); 23] = [
     ("tls", &["model"]),
     ("upstream", &["model", "balance", "filter", "tls", "metrics", "clock"]),
     ("table", &["model", "filter", "router", "tls", "upstream", "metrics"]),
-    ("proxy", &["table", "router", "filter", "upstream", "tls", "drain", "model", "balance", "metrics", "clock"]),
+    (
+        "proxy",
+        &["table", "router", "filter", "upstream", "tls", "drain", "model", "balance", "metrics", "clock", "memory"],
+    ),
     ("kubernetes", &["translate", "tls", "model", "clock"]),
     ("file", &["translate", "model", "clock"]),
-    ("resolve", &["translate", "model"]),
+    ("resolve", &["translate", "model", "metrics"]),
     ("config", &["balance", "model", "telemetry", "translate"]),
     ("control", TOP),
     ("sockets", TOP),
+    ("takeover", TOP),
+    ("ending", TOP),
     ("admin", TOP),
     ("cli", TOP),
     ("app", TOP),
@@ -40,6 +46,7 @@ const TOP: &[&str] = &[
     "balance",
     "metrics",
     "clock",
+    "memory",
     "drain",
     "telemetry",
     "model",
@@ -55,6 +62,8 @@ const TOP: &[&str] = &[
     "config",
     "control",
     "sockets",
+    "takeover",
+    "ending",
     "admin",
     "cli",
     "app",

@@ -42,7 +42,7 @@ fn large_cookies_pass_by_default() {
 }
 
 #[test]
-fn a_connection_beyond_the_limit_is_closed_and_counted() {
+fn a_connection_beyond_the_limit_is_told_and_counted() {
     let backend = Backend::named("a");
     let folder = Folder::to(&backend);
     let portunus = Portunus::serve_with(&folder, &["--max-connections", "2"]);
@@ -50,8 +50,17 @@ fn a_connection_beyond_the_limit_is_closed_and_counted() {
     for connection in &mut open {
         assert_eq!(connection.get("a.test", "/").status, 200);
     }
-    Connection::open(portunus.http).assert_closed();
-    portunus.wait_metric("portunus_connections_refused_total", &[], |refused| refused == 1.0);
+    let mut beyond = Connection::open(portunus.http);
+    let told = beyond.get("a.test", "/");
+    let fields = (told.header("retry-after"), told.header("connection"));
+    assert_eq!((told.status, fields), (503, (Some("1"), Some("close"))));
+    beyond.assert_closed();
+    // A handshake would be more work than the answer is worth, and HTTP/2 could not read it.
+    Connection::open(portunus.https).assert_closed();
+    let mut http2 = Connection::open(portunus.http);
+    http2.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    http2.assert_closed();
+    portunus.wait_metric("portunus_connections_refused_total", &["reason=\"total\""], |refused| refused == 3.0);
     assert_eq!(open[0].get("a.test", "/").status, 200, "those within the limit go on");
     let [first, _second] = open;
     drop(first);
@@ -60,6 +69,56 @@ fn a_connection_beyond_the_limit_is_closed_and_counted() {
         let _ = connection.wire.write(get("/", "").as_bytes());
         connection.try_response(false).is_ok_and(|answer| answer.status == 200).then_some(())
     });
+}
+
+/// A connection from this address of the loopback network.
+fn connect_from(address: [u8; 4], to: std::net::SocketAddr) -> Connection<std::net::TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    socket.bind(&std::net::SocketAddr::from((address, 0)).into()).expect("bind");
+    socket.connect(&to.into()).expect("connect");
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("read timeout");
+    Connection::over(stream)
+}
+
+#[test]
+fn one_client_has_so_many_connections_and_leaves_the_others_theirs() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--max-connections-per-client", "2"]);
+    let [here, there] = [[127, 0, 0, 1], [127, 0, 0, 2]];
+    let mut open = [here, here, there, there].map(|address| connect_from(address, portunus.http));
+    for connection in &mut open {
+        assert_eq!(connection.get("a.test", "/").status, 200);
+    }
+    let mut beyond = connect_from(here, portunus.http);
+    let told = beyond.get("a.test", "/");
+    assert_eq!((told.status, told.header("retry-after")), (503, Some("1")));
+    beyond.assert_closed();
+    connect_from(there, portunus.https).assert_closed();
+    portunus.wait_metric("portunus_connections_refused_total", &["reason=\"client\""], |refused| refused == 2.0);
+    let [first, ..] = open;
+    drop(first);
+    eventually("a place", || (connect_from(here, portunus.http).get("a.test", "/").status == 200).then_some(()));
+}
+
+#[test]
+fn behind_a_load_balancer_the_client_counts_and_not_the_load_balancer() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let flags = ["--max-connections-per-client", "1", "--trusted-proxies", "127.0.0.1"];
+    let portunus = Portunus::serve_with(&folder, &[&flags[..], &["--proxy-protocol", "http"]].concat());
+    let ask = |connection: &mut Connection<_>, client: &str| {
+        connection.ask(format!("PROXY TCP4 {client} 192.0.2.9 4000 80\r\n{}", get("/", ""))).status
+    };
+    let mut open = [(); 3].map(|()| Connection::open(portunus.http));
+    let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.1"];
+    let statuses: Vec<_> = open.iter_mut().zip(clients).map(|(connection, client)| ask(connection, client)).collect();
+    assert_eq!(statuses, [200, 200, 503]);
+    // Without the header it is the load balancer that brings all clients.
+    let portunus = Portunus::serve_with(&folder, &flags);
+    let mut open = [(); 3].map(|()| Connection::open(portunus.http));
+    assert!(open.iter_mut().all(|connection| connection.get("a.test", "/").status == 200));
 }
 
 #[test]

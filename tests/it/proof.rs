@@ -7,6 +7,8 @@ mod changes;
 mod mutations;
 mod floods;
 mod soak;
+mod overload;
+mod restarts;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;

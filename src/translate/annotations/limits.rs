@@ -5,8 +5,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use super::super::Settings;
 use super::access::ranges;
-use super::{Annotation, Values, closing};
+use super::{Annotation, Values, closing, open};
 use crate::filter::{Filter, Limits, Rate};
+use crate::model::Priority;
 
 /// Largest limit; with the largest multiplier its burst is still a number.
 const LIMIT_MAX: u32 = 1_000_000;
@@ -43,6 +44,19 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     closing("limit-rate", "KiB/s", "", "speed of an answer"),
     closing("limit-rate-after", "KiB", "", "from which size on"),
 ];
+
+/// Keys that ingress-nginx doesn't have.
+pub(super) const PRIORITY: &[Annotation] = &[open(
+    "priority",
+    "`low`, `normal`, `high`",
+    "normal",
+    "whose requests are turned away first, with 503, when a worker or the memory is [overloaded](operations.md#overload): `low` before any other, `high` after all others",
+)
+.example("high")];
+
+pub(super) fn priority(values: &mut Values) -> Priority {
+    values.get("priority", "write low, normal or high", Priority::parse).unwrap_or_default()
+}
 
 pub(super) fn read(values: &mut Values, settings: &Settings) -> Option<Filter> {
     let per_second = limit(values, "limit-rps");

@@ -34,7 +34,7 @@ use super::object::Ingress;
 use super::problem::{Kind, ObjectRef, Problem};
 use super::resources::{Resources, Secret};
 use crate::filter::{Filter, Template};
-use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, Forwarding, HostPattern, ObjectName};
+use crate::model::{BackendKey, BackendOptions, BackendRef, BackendTls, Forwarding, HostPattern, ObjectName, Priority};
 
 /// As much of a bad value as a Problem repeats; annotations may have 256 KiB.
 const SHOWN_CHARACTERS_MAX: usize = 100;
@@ -128,6 +128,7 @@ pub(super) struct Behaviour {
     pub(super) clients: ClientsAsked,
     pub(super) backend_tls: Option<Arc<BackendTls>>,
     pub(super) forwarding: Option<Box<Forwarding>>,
+    pub(super) priority: Priority,
 }
 
 impl Behaviour {
@@ -178,6 +179,7 @@ pub(super) fn read(ingress: &Ingress, resources: &Resources, settings: &Settings
         clients: client_certificates::read(&mut values),
         backend_tls,
         forwarding: forwarding::read(&mut values, &ingress.name.namespace, settings),
+        priority: limits::priority(&mut values),
     };
     let filters = &mut behaviour.filters;
     filters.extend(redirects::read(&mut values));

@@ -66,6 +66,7 @@ pub const ANNOTATIONS: &[(&str, &[Annotation])] = &[
     ),
     ("Access by address", access::ANNOTATIONS),
     ("Limits", limits::ANNOTATIONS),
+    ("Overload", limits::PRIORITY),
     ("CORS", cors::ANNOTATIONS),
     ("Session affinity", affinity::ANNOTATIONS),
     ("Balancing", backends::BALANCING),

@@ -49,6 +49,11 @@ impl<S: Read + Write> WebSocket<S> {
         self.connection.send(frame(TEXT, text.as_bytes(), true));
     }
 
+    /// The kind and payload of the next frame, if there is one.
+    pub fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        read_frame(&mut self.connection.wire)
+    }
+
     /// The next message.
     #[track_caller]
     pub fn receive(&mut self) -> String {

@@ -1,0 +1,56 @@
+//! When there is more to do than can be done, new requests are told so at once, by priority, and what runs is finished.
+//! (How much is turned away is decided in `proxy::overload`, whose tests have the figures.)
+
+use crate::harness::h1::Connection;
+use crate::harness::reach::ingress;
+use crate::harness::*;
+
+const SHED: &str = "portunus_requests_shed_total";
+
+/// A memory limit that the process is beyond from the start.
+const LITTLE: [&str; 2] = ["--memory-limit", "1000000"];
+
+#[test]
+fn out_of_memory_nothing_new_is_taken_and_what_runs_is_finished() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &LITTLE);
+    let refused = eventually("a refusal", || {
+        let response = portunus.get("a.test", "/");
+        (response.status == 503).then_some(response)
+    });
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(portunus.metric(SHED, &["priority=\"normal\""]) > 0.0);
+    assert!(portunus.metric("portunus_memory_percent", &[]) > 100.0);
+    let mut idle = Connection::open(portunus.http);
+    assert_eq!(idle.get("a.test", "/").status, 503);
+    idle.assert_closed();
+    assert_eq!((portunus.admin("/livez").status, portunus.admin("/readyz").status), (200, 200));
+    portunus.stderr.wait_for("new requests are turned away");
+}
+
+#[test]
+fn short_of_memory_only_what_is_important_is_taken() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let important = ingress("important").annotation("nginx.ingress.kubernetes.io/priority", "high");
+    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
+    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"]].concat();
+    let portunus = Portunus::serve_with(&folder, &flags);
+    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    for _ in 0..20 {
+        assert_eq!((portunus.get("a.test", "/").status, portunus.get("b.test", "/").status), (503, 200));
+    }
+    assert_eq!(portunus.metric(SHED, &["priority=\"high\""]), 0.0);
+}
+
+#[test]
+fn within_the_limit_nothing_is_turned_away() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve_with(&folder, &["--memory-limit", "100000000000"]);
+    for _ in 0..20 {
+        assert_eq!(portunus.get("a.test", "/").status, 200);
+    }
+    assert_eq!(portunus.metric(SHED, &[]), 0.0);
+}
