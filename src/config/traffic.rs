@@ -42,7 +42,7 @@ pub struct Clients {
     /// Bytes of a request's target; more is answered 414
     #[arg(long, env = "PORTUNUS_URI_BYTES_MAX", default_value_t = 16 * 1024, value_name = "BYTES")]
     pub uri_bytes_max: usize,
-    /// What becomes of request fields with an underscore in their names, as X_Real_IP, which frameworks take for X-Real-IP
+    /// What becomes of request fields with an underscore in their names, which frameworks take for those with a hyphen
     #[arg(long, env = "PORTUNUS_UNDERSCORES_IN_HEADERS", default_value = "drop", value_name = "WHAT")]
     pub underscores_in_headers: Underscores,
     /// Client connections of the process; one more is told 503 and closed

@@ -64,8 +64,10 @@ const PIECES: [&[u8]; 40] = [
     b"Upgrade: websocket\r\n",
 ];
 
-fn mutant(entries: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
-    let mut bytes = entries[rng.usize(..entries.len())].clone();
+/// Of entries that are forwarded, and then of all.
+fn mutant(good: &[Vec<u8>], entries: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let of = if rng.u8(..4) > 0 { good } else { entries };
+    let mut bytes = of[rng.usize(..of.len())].clone();
     for _ in 0..rng.usize(1..=4) {
         let at = rng.usize(..=bytes.len());
         let until = (at + rng.usize(1..=8)).min(bytes.len());
@@ -121,20 +123,22 @@ fn send(bytes: &[u8], source: Ipv4Addr, portunus: &Portunus, rng: &mut Rng) -> u
 #[test]
 fn mutated_requests_bring_nothing_malformed_to_an_endpoint() {
     let mutants: usize = scale(2_000, 100_000);
-    let entries: Vec<Vec<u8>> = entries().into_iter().map(|entry| entry.send.0).collect();
-    let entries: Vec<Vec<u8>> = entries.into_iter().filter(|bytes| bytes.len() <= ENTRY_BYTES_MAX).collect();
+    let mut all = entries();
+    all.retain(|entry| entry.send.0.len() <= ENTRY_BYTES_MAX);
+    let good: Vec<Vec<u8>> = all.iter().filter(|entry| entry.is_good()).map(|entry| entry.send.0.clone()).collect();
+    let entries: Vec<Vec<u8>> = all.into_iter().map(|entry| entry.send.0).collect();
     let backend = StrictBackend::new();
     let folder = Folder::to_addresses(&[backend.address()]);
     let mut portunus = Portunus::serve(&folder);
     let answered = Mutex::new(0);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (entries, portunus, answered) = (&entries, &portunus, &answered);
+            let (good, entries, portunus, answered) = (&good, &entries, &portunus, &answered);
             scope.spawn(move || {
                 let mut rng = Rng::with_seed(SEED + client as u64);
                 let source = Ipv4Addr::new(127, 2, 0, client as u8 + 1);
                 for _ in 0..mutants.div_ceil(CLIENTS) {
-                    let mut bytes = mutant(entries, &mut rng);
+                    let mut bytes = mutant(good, entries, &mut rng);
                     bytes.extend_from_slice(BEHIND);
                     let count = send(&bytes, source, portunus, &mut rng);
                     *answered.lock().expect("answered") += usize::from(count > 0);
