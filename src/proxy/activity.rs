@@ -13,7 +13,7 @@ const BUFFERS_TICKS: u64 = 10;
 
 /// What of its answers an HTTP/2 connection holds in memory, in bytes, before bodies that hold some of it wait. One
 /// that holds nothing takes a piece, so that clients who leave some streams alone are sent the others.
-const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+const HELD_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl Activity {
 
     pub fn body_ends(&self, place: usize) {
         let offer = &mut self.offered.borrow_mut()[place];
-        (offer.since, offer.over) = (0, true);
+        (offer.since, offer.over, offer.paused) = (0, true, None);
         self.free_if_over(place, offer);
     }
 
@@ -236,16 +236,25 @@ impl Activity {
         let mut offered = self.offered.borrow_mut();
         offered[place].held -= bytes;
         self.free_if_over(place, &mut offered[place]);
-        if !self.paused.get() {
-            return;
+        if self.paused.get() {
+            self.wake_paused(place, &mut offered);
         }
-        if self.held.get() < HELD_BYTES_MAX {
-            self.paused.set(false);
-            offered.iter_mut().filter_map(|offer| offer.paused.take()).for_each(Waker::wake);
-        } else if offered[place].held == 0
+    }
+
+    /// The body that holds nothing any more, and one of the others if there is room for a piece: taking it, or letting
+    /// go of its own, wakes the next.
+    fn wake_paused(&self, place: usize, offered: &mut [Offer]) {
+        if offered[place].held == 0
             && let Some(waker) = offered[place].paused.take()
         {
             waker.wake();
+        }
+        if self.held.get() < HELD_BYTES_MAX {
+            let (before, behind) = offered.split_at_mut(place);
+            match behind.iter_mut().chain(before).find_map(|offer| offer.paused.take()) {
+                Some(waker) => waker.wake(),
+                None => self.paused.set(false),
+            }
         }
     }
 

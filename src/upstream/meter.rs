@@ -13,7 +13,7 @@ use crate::metrics::{Side, WorkerCells};
 const POINTS_MAX: i64 = 10_000;
 /// What time earns, in points a second.
 const POINTS_PER_SECOND: i64 = 1000;
-/// What a frame with content or a head that we send earns: each may be answered by WINDOW_UPDATE, for the stream and
+/// What a frame with content or a head that we send earns: each may be answered by `WINDOW_UPDATE`, for the stream and
 /// for the connection, and by a PING.
 const EARNED: i64 = 10;
 /// What changes every stream, or makes work of a request that nobody wants any more. An endpoint's reset is an answer.

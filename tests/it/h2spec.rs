@@ -28,7 +28,7 @@ fn h2spec() -> &'static str {
     concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/h2spec")
 }
 
-/// The sum of an attribute over all suites of a JUnit report.
+/// The sum of an attribute over all suites of a report.
 fn sum(report: &str, attribute: &str) -> u32 {
     let suites = report.lines().filter(|line| line.trim_start().starts_with("<testsuite "));
     let value = |line: &str| line.split(&format!(" {attribute}=\"")).nth(1)?.split('"').next()?.parse::<u32>().ok();

@@ -19,21 +19,21 @@ use crate::harness::*;
 const EACH_MAX: u64 = 128 << 10;
 const KINDS: usize = 8;
 
-/// The beginning of a TLS 1.3 ClientHello: a record of 512 bytes is announced.
+/// The beginning of a handshake over TLS 1.3: a record of 512 bytes is announced.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 /// A slow client of one kind.
 struct Slow {
     kind: usize,
     stream: TcpStream,
-    _http2: Option<RawH2>,
+    _raw: Option<RawH2>,
 }
 
 impl Slow {
     fn open(kind: usize, http: SocketAddr, https: SocketAddr) -> Self {
         let secure = matches!(kind, 3 | 4);
         let mut stream = h1::connect(if secure { https } else { http });
-        let mut http2 = None;
+        let mut raw = None;
         let begin: &[u8] = match kind {
             // A head that never ends, and a body.
             0 => b"GET / HTTP/1.1\r\nHost: slow.test\r\nX-Slow: ",
@@ -49,12 +49,12 @@ impl Slow {
             _ => {
                 let mut client = RawH2::open_with(http, &[(INITIAL_WINDOW_SIZE, 1)]);
                 client.send(&[1, 3, 5].map(|stream| super::floods::get(stream, "/large", &[])).concat());
-                http2 = Some(client);
+                raw = Some(client);
                 b""
             }
         };
         stream.write_all(begin).expect("the beginning");
-        Self { kind, stream, _http2: http2 }
+        Self { kind, stream, _raw: raw }
     }
 
     /// A byte more, from those that send any.

@@ -297,7 +297,7 @@ pub fn remembered(name: &str, value: &str) -> Vec<u8> {
 }
 
 /// The newest field of the peer's table.
-pub const INDEXED: u8 = 0x80 | 62;
+pub const INDEXED: u8 = 0x80 + 62;
 
 fn string(bytes: &mut Vec<u8>, text: &[u8]) {
     match text.len() {
