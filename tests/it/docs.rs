@@ -35,7 +35,8 @@ fn flags(help: &str) -> BTreeMap<String, String> {
     for line in help.lines() {
         let mut words = line.split_whitespace().peekable();
         match words.peek() {
-            Some(word) if word.starts_with("--") => current = Some((*word).to_owned()),
+            // The value of some may be left out.
+            Some(word) if word.starts_with("--") => current = word.split("[=").next().map(str::to_owned),
             // A heading, or a flag with a short form: --help and --version.
             Some(word) if !line.starts_with(' ') || word.ends_with(',') && word.starts_with('-') => current = None,
             Some(_) | None => {}

@@ -123,7 +123,7 @@ fn mangle(rng: &mut Rng, bytes: &mut Vec<u8>) {
             5 => bytes.truncate(at),
             _ => {
                 let piece = bytes[at..bytes.len().min(at + rng.usize(1..=64))].to_vec();
-                bytes.splice(at..at, piece);
+                drop(bytes.splice(at..at, piece));
             }
         }
     }

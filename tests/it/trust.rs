@@ -20,7 +20,7 @@ use crate::harness::*;
 #[test]
 fn the_admin_port_is_on_loopback_unless_it_is_told_otherwise() {
     for arguments in [&["serve"][..], &["serve", "--manifests", "."], &["webhook"]] {
-        let listen = match Config::parse_from([&["portunus"], arguments].concat()).command {
+        let listen = match Config::parse_from([&["portunus"][..], arguments].concat()).command {
             config::Command::Serve(serve) => serve.admin_listen,
             config::Command::Webhook(webhook) => webhook.admin_listen,
             other => panic!("{other:?}"),
@@ -64,8 +64,11 @@ fn no_secret_is_shown_or_logged_however_much_is_logged() {
     folder.write("d.yaml", host("d.test").asks(&verified));
     let key_file = folder.beside("session.key");
     std::fs::write(&key_file, SESSION_KEY).expect("a session key");
-    let flags = ["--log", "debug", "--access-log", "stdout", "--session-key-file", key_file.to_str().expect("a path")];
-    let portunus = Portunus::serve_with(&folder, &flags);
+    let key_file = key_file.to_str().expect("a path");
+    // To what speaks no TLS none is spoken for long.
+    let waits = ["--connect-timeout", "200ms"];
+    let flags = [&["--log", "debug", "--access-log", "stdout", "--session-key-file", key_file][..], &waits].concat();
+    let mut portunus = Portunus::serve_with(&folder, &flags);
 
     let basic = |password: &str| format!("Basic {}", base64(format!("juliet:{password}").as_bytes()));
     let fields = |authorization: &str| format!("Cookie: {COOKIE}\r\nAuthorization: {authorization}\r\n");
@@ -97,6 +100,7 @@ fn no_secret_is_shown_or_logged_however_much_is_logged() {
     let pages = ["/", "/livez", "/readyz?verbose", "/metrics", "/debug/problems", "/debug/table", "/debug"];
     let pages = pages.map(|page| portunus.admin(page).text()).join("\n");
     portunus.terminate();
+    portunus.wait_exit();
     let (log, access) = (portunus.stderr.text(), portunus.stdout.text());
     assert!(log.contains("DEBUG") && access.contains("a.test") && pages.contains("a.test"));
     let keys = [&served, &other, &own, &client].map(|identity| {
