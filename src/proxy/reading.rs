@@ -6,18 +6,19 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::request::Parts;
 
+use super::error::Error;
 use super::handle::{authority, check_target};
 use super::headers::{Limits, clean_request};
 use super::proxy_protocol::{Extent, extent, parse};
-use crate::model::{HostName, normalize};
+use crate::model::{HostName, PathError, normalize};
 
 /// The host and the path of a request that would be looked up in a table; its head is then what an endpoint gets, but
 /// for what is added of the client. Else what is answered to it.
 pub fn request_head(head: &mut Parts, limits: Limits) -> Result<(HeaderValue, String), &'static str> {
-    check_target(head, limits).map_err(|error| error.message())?;
-    let host = authority(head).map_err(|error| error.message())?;
+    check_target(head, limits).map_err(Error::message)?;
+    let host = authority(head).map_err(Error::message)?;
     let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-    clean_request(&mut head.headers, head.version, limits, false).map_err(|error| error.message())?;
+    clean_request(&mut head.headers, head.version, limits, false).map_err(Error::message)?;
     let name = host.to_str().map_err(|_| "the host is not ASCII")?;
     if !name.is_empty() && HostName::parse(name).is_none() {
         return Err("the host is no name");
@@ -25,7 +26,7 @@ pub fn request_head(head: &mut Parts, limits: Limits) -> Result<(HeaderValue, St
     if head.uri.path() == "*" || head.uri.path_and_query().is_none() {
         return Err("the target has no path");
     }
-    let path = normalize(head.uri.path()).map_err(|error| error.message())?;
+    let path = normalize(head.uri.path()).map_err(PathError::message)?;
     Ok((host, path.sent.into_owned()))
 }
 

@@ -1,4 +1,4 @@
-//! sslyze (PyPI; `scripts/suites.sh` installs it) finds Portunus compliant with Mozilla's intermediate profile:
+//! sslyze (`scripts/suites.sh` installs it) finds Portunus compliant with Mozilla's intermediate profile:
 //! versions, suites, groups, and the certificate, which has to be one that a public authority could have made: it
 //! names its host, and is valid for no longer than a year.
 
