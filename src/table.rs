@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::filter::{Canary, Filter, Template};
 use crate::metrics::{Metrics, RouteId};
 use crate::model::{
-    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, Outliers, PathMatch, Priority, Rule, Snapshot,
+    self, Affinity, BackendKey, BackendRef, Changed, Chunks, HostPattern, ObjectName, Outliers, PathMatch, Priority,
+    Rule, Snapshot,
 };
 use crate::router::{HostRoutes, Routes};
 use crate::tls::{Certificates, ClientVerifiers, default_certificate};

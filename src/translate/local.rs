@@ -73,12 +73,12 @@ pub(super) fn denied(address: SocketAddr, api_server: &ApiServer, settings: &Set
 /// on its way (RFC 6052, 2.1).
 fn canonical(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
-    let [a, b, c, d, e, f, high, low] = v6.segments();
+    let [prefix @ .., high, low] = v6.segments();
     let embedded = || {
         let ([one, two], [three, four]) = (high.to_be_bytes(), low.to_be_bytes());
         IpAddr::V4(Ipv4Addr::new(one, two, three, four))
     };
-    match [a, b, c, d, e, f] {
+    match prefix {
         [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => embedded(),
         // `::` and `::1` are IPv6's own.
         [0, 0, 0, 0, 0, 0] if high != 0 => embedded(),

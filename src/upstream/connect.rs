@@ -203,7 +203,9 @@ pub(super) async fn dial(endpoint: &Endpoint, tls: Option<&EndpointTls>) -> Resu
     // Heads and bodies leave in whole writes; waiting for more only costs time.
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
     let stream = Socket(stream);
-    let Some(EndpointTls { config, server_name }) = tls else { return Ok((UpstreamIo::new(Stream::Plain(stream)), false)) };
+    let Some(EndpointTls { config, server_name }) = tls else {
+        return Ok((UpstreamIo::new(Stream::Plain(stream)), false));
+    };
     // Its address is not told; it only names the endpoint's sessions.
     let address = || ServerName::IpAddress(endpoint.address.ip().into());
     let name = server_name.clone().unwrap_or_else(address);

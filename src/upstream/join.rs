@@ -198,7 +198,7 @@ mod tests {
     use tokio::task::{spawn_local, yield_now};
 
     use super::*;
-    use crate::upstream::Side;
+    use crate::metrics::Side;
 
     /// The sizes of the writes that reach it.
     #[derive(Clone, Default)]

@@ -4,11 +4,11 @@
 
 mod certificates;
 mod changes;
-mod mutations;
 mod floods;
-mod soak;
+mod mutations;
 mod overload;
 mod restarts;
+mod soak;
 
 use std::io::{Read, Write};
 use std::sync::RwLock;
