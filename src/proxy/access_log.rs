@@ -126,7 +126,9 @@ impl Record {
     pub fn set_parts(&mut self, text: Text, parts: &[&[u8]]) {
         let position = |texts: &Vec<u8>| u32::try_from(texts.len()).unwrap_or(u32::MAX);
         let start = position(&self.texts);
-        parts.iter().for_each(|part| self.texts.extend_from_slice(part));
+        for part in parts {
+            self.texts.extend_from_slice(part);
+        }
         self.spans[text as usize] = Span { start, end: position(&self.texts) };
     }
 }

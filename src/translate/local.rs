@@ -14,7 +14,7 @@ pub(super) const FIX: &str = "write the address of a Pod or of another machine; 
                               it to everybody. It gets no requests";
 
 /// Where cloud providers tell machines about themselves, beside the link-local 169.254.169.254: Azure, Google and all
-/// of Amazon's (fd00:ec2::/32).
+/// of Amazon's (`fd00:ec2::/32`).
 const AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 const GOOGLE: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
 const AMAZON: [u16; 2] = [0xfd00, 0xec2];
