@@ -296,7 +296,7 @@ def verdict(entry: dict, answered: list[int], ended: str, seen: list[Request], b
     if len(own) == len(wanted) and all(as_required(message, request) for message, request in zip(wanted, own)):
         stays = not (entry.get("ends") or entry.get("then") or entry.get("cut"))
         if behind and not stays:
-            return "as required, then went on", False
+            return "as required, then went on", "forwarded" in also
         return "as required" if behind or not stays else "as required, then closed", True
     return "forwarded otherwise", "forwarded" in also
 

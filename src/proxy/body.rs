@@ -230,6 +230,12 @@ impl ResponseBody {
         }
     }
 
+    /// Whether the request that it answers had trailers.
+    pub fn follows_trailers(&self) -> bool {
+        let watch = self.exchange.as_ref().and_then(|exchange| exchange.watch.as_ref());
+        watch.is_some_and(|watch| watch.trailed.get())
+    }
+
     /// The whole body has gone by: the connection is free, and the exchange complete.
     fn complete(&mut self) {
         let Some(exchange) = &mut self.exchange else { return };

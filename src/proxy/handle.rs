@@ -147,7 +147,10 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     if let Some(applied) = applied {
         applied.response(response.headers_mut());
     }
-    if version < Version::HTTP_2 && worker.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // hyper takes an empty line that LF ends for the last of the trailers, and throws away what stands between it and
+    // the next one that CRLF ends; whoever reads that for a request is to hear that it was none.
+    let ends = worker.is_draining() || response.body().follows_trailers();
+    if version < Version::HTTP_2 && ends && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if worker.settings.generation_header {

@@ -68,6 +68,8 @@ pub struct BodyWatch {
     /// The client was asked for more and has not sent it yet.
     pub waiting: Cell<bool>,
     pub fault: Cell<Option<BodyFault>>,
+    /// Trailers came behind it.
+    pub trailed: Cell<bool>,
     timer: Timer,
     /// Longest time between two reads, in ticks.
     timeout: u64,
@@ -109,6 +111,7 @@ impl RequestBody {
             ended: Cell::new(false),
             waiting: Cell::new(false),
             fault: Cell::new(None),
+            trailed: Cell::new(false),
             timer: clock.timer(),
             timeout,
             bytes_max,
@@ -178,6 +181,7 @@ impl BodyWatch {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
+                    self.trailed.set(true);
                     clean_trailers(trailers);
                 }
                 self.waiting.set(false);
