@@ -20,7 +20,7 @@ use crate::harness::*;
 /// What one connection may pin above what there was before.
 const PINNED_MAX: u64 = 16 << 20;
 /// And what the allocator may keep of what has gone by: large answers that were read at first.
-const PASSED_MAX: u64 = 8 << 20;
+const PASSED_MAX: u64 = 16 << 20;
 const CALM: u32 = 11;
 const CANCEL: [u8; 4] = 8u32.to_be_bytes();
 /// A window that never ends.
