@@ -79,19 +79,15 @@ impl Attempts {
 
     /// An endpoint could not be reached: nothing was sent, so that any method may go elsewhere.
     pub fn not_reached(&mut self, endpoint: SlotId, error: &ConnectError, exchange: &Exchange) -> Result<(), Error> {
-        // It isn't the endpoint's fault, and no other could be reached either.
-        if let ConnectError::Exhausted(error) = error {
-            exchange.connection.worker.note_exhausted(Side::Endpoint, error);
-            return Err(Error::Exhausted);
-        }
         self.unreached.push(endpoint);
         let failure = match error {
             ConnectError::TimedOut(_) => Failure::Timeout,
-            ConnectError::Exhausted(_)
-            | ConnectError::Gone
-            | ConnectError::Tcp(_)
-            | ConnectError::Tls(_)
-            | ConnectError::Http(_) => Failure::Error,
+            // It isn't the endpoint's fault, and no other could be reached either.
+            ConnectError::Exhausted(error) => {
+                exchange.connection.worker.note_exhausted(Side::Endpoint, error);
+                return Err(Error::Exhausted);
+            }
+            ConnectError::Gone | ConnectError::Tcp(_) | ConnectError::Tls(_) | ConnectError::Http(_) => Failure::Error,
         };
         self.failure = if failure == Failure::Timeout { Error::ConnectTimeout } else { Error::ConnectFailed };
         self.timeouts = self.timeouts.saturating_add((failure == Failure::Timeout).into());
