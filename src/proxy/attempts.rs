@@ -98,11 +98,6 @@ impl Attempts {
         exchange: &Exchange,
     ) -> Result<(), Error> {
         let worker = &exchange.connection.worker;
-        // It isn't the endpoint's fault, and no other could be reached either.
-        if let ConnectError::Exhausted(error) = error {
-            worker.note_exhausted(Side::Endpoint, error);
-            return Err(Error::Exhausted);
-        }
         self.unreached.push(endpoint.slot.id());
         let failure = match error {
             ConnectError::Crowded => {
@@ -110,11 +105,12 @@ impl Attempts {
                 return Err(Error::CircuitOpen);
             }
             ConnectError::TimedOut(_) => Failure::Timeout,
-            ConnectError::Exhausted(_)
-            | ConnectError::Gone
-            | ConnectError::Tcp(_)
-            | ConnectError::Tls(_)
-            | ConnectError::Http(_) => Failure::Error,
+            // It isn't the endpoint's fault, and no other could be reached either.
+            ConnectError::Exhausted(error) => {
+                worker.note_exhausted(Side::Endpoint, error);
+                return Err(Error::Exhausted);
+            }
+            ConnectError::Gone | ConnectError::Tcp(_) | ConnectError::Tls(_) | ConnectError::Http(_) => Failure::Error,
         };
         let on_trial = self.ends_trial(endpoint.slot.id());
         self.failure = if failure == Failure::Timeout { Error::ConnectTimeout } else { Error::ConnectFailed };

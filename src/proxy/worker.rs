@@ -235,9 +235,10 @@ impl Worker {
     fn weigh(&self, load: &mut Load, lag: Duration, memory: Option<u32>) {
         let verdict = load.observe(&self.settings.thresholds, lag, memory);
         let before = self.pressure.replace(verdict.pressure);
-        if before.is_none() != verdict.pressure.is_none() {
-            let overloaded = !verdict.pressure.is_none();
-            tracing::warn!(overloaded, ?lag, memory_percent = memory, "new requests are turned away, or no longer");
+        match (before.is_none(), verdict.pressure.is_none()) {
+            (true, false) => tracing::warn!(?lag, memory_percent = memory, "overloaded: new requests are turned away"),
+            (false, true) => tracing::info!("no longer overloaded"),
+            (true, true) | (false, false) => {}
         }
         self.cells.weighed(lag, verdict.pressure.thousandths());
         let at_end = self.drain.phase() >= Phase::Closing;

@@ -41,9 +41,8 @@ fn without_descriptors_what_is_open_goes_on_and_all_comes_back_by_itself() {
     backend.wait_count(1);
     // The first of them are accepted and take all descriptors; the rest wait in the kernel's queue.
     let mut clients: Vec<_> = (0..120).map(|_| Connection::open(portunus.http)).collect();
-    portunus.wait_metric(EXHAUSTED, &["side=\"client\""], |failures| failures > 0.0);
+    // The admin port is left alone: each of its connections takes a descriptor, and gives one back.
     portunus.stderr.wait_for("no descriptor");
-
     let refused = clients[0].get("a.test", "/");
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
     assert!(portunus.metric(EXHAUSTED, &["side=\"endpoint\""]) > 0.0);

@@ -50,7 +50,7 @@ pub(super) const PRIORITY: &[Annotation] = &[open(
     "priority",
     "`low`, `normal`, `high`",
     "normal",
-    "whose requests are turned away first, with 503, when a worker or the memory is [overloaded](operations.md#overload): `low` before any other, `high` after all others",
+    "Portunus's own: whose requests are turned away first, with 503, when a worker or the memory is [overloaded](operations.md#overload): `low` before any other, `high` after all others",
 )
 .example("high")];
 
