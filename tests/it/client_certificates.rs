@@ -10,7 +10,8 @@ use crate::harness::h1::{self, Connection, Response};
 use crate::harness::h2;
 use crate::harness::manifests::{app, base64, secret, tls_secret};
 use crate::harness::nginx::Nginx;
-use crate::harness::tls::{Client, statuses};
+use crate::harness::reach::statuses;
+use crate::harness::tls::Client;
 use crate::harness::*;
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";

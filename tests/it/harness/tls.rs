@@ -15,7 +15,6 @@ use rustls::{
 
 use super::certificates::{Authority, Identity};
 use super::h1::{self, Connection};
-use super::{Portunus, h2, run};
 
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
@@ -144,18 +143,6 @@ impl Client {
         let (mut connection, handshake) = self.connect(address, name);
         (connection.get(host, target), handshake)
     }
-}
-
-/// The status of a GET for `host` on a connection with this SNI, over HTTP/1.1 and over HTTP/2.
-#[track_caller]
-pub fn statuses(portunus: &Portunus, client: &Client, sni: &str, host: &str) -> (u16, u16) {
-    let (response, _) = client.get(portunus.https, sni, host, "/");
-    let client = client.clone().alpn(&["h2"]);
-    let over_h2 = run(async {
-        let (mut connection, _) = h2::Connection::tls(portunus.https, &client, sni).await;
-        connection.get(&format!("https://{host}/")).await.status.as_u16()
-    });
-    (response.status, over_h2)
 }
 
 /// Accepts any certificate whose key signed the handshake.
