@@ -14,7 +14,7 @@ pub(super) const FIX: &str = "write the address of a Pod or of another machine; 
                               it to everybody. It gets no requests";
 
 /// Where cloud providers tell machines about themselves, beside the link-local 169.254.169.254: Azure, Google and all
-/// of Amazon's, `fd00:ec2::/32`.
+/// of Amazon's (`fd00:ec2::/32`).
 const AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 const GOOGLE: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
 const AMAZON: [u16; 2] = [0xfd00, 0xec2];
@@ -73,14 +73,15 @@ pub(super) fn denied(address: SocketAddr, api_server: &ApiServer, settings: &Set
 /// on its way (RFC 6052, 2.1).
 fn canonical(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
-    let embedded = |high: u16, low: u16| {
+    let [prefix @ .., high, low] = v6.segments();
+    let embedded = || {
         let ([one, two], [three, four]) = (high.to_be_bytes(), low.to_be_bytes());
         IpAddr::V4(Ipv4Addr::new(one, two, three, four))
     };
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+    match prefix {
+        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => embedded(),
         // `::` and `::1` are IPv6's own.
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => embedded(high, low),
+        [0, 0, 0, 0, 0, 0] if high != 0 => embedded(),
         _ => ip,
     }
 }

@@ -8,9 +8,9 @@ use rustls::version::{TLS12, TLS13};
 use crate::harness::certificates::{Authority, Identity};
 use crate::harness::h1::{self, Connection, Response};
 use crate::harness::h2;
+use crate::harness::h2::statuses;
 use crate::harness::manifests::{app, base64, secret, tls_secret};
 use crate::harness::nginx::Nginx;
-use crate::harness::reach::statuses;
 use crate::harness::tls::Client;
 use crate::harness::*;
 

@@ -5,8 +5,8 @@ use rustls::version::{TLS12, TLS13};
 
 use crate::harness::certificates::{Authority, Identity};
 use crate::harness::h1;
+use crate::harness::h2::statuses;
 use crate::harness::manifests::{app, tls_secret};
-use crate::harness::reach::statuses;
 use crate::harness::tls::Client;
 use crate::harness::*;
 

@@ -126,3 +126,15 @@ impl Connection {
         self.send(Request::get(url).body(empty()).expect("a request")).await
     }
 }
+
+/// The status of a GET for `host` on a connection with this SNI, over HTTP/1.1 and over HTTP/2.
+#[track_caller]
+pub fn statuses(portunus: &super::Portunus, client: &Client, sni: &str, host: &str) -> (u16, u16) {
+    let (response, _) = client.get(portunus.https, sni, host, "/");
+    let client = client.clone().alpn(&["h2"]);
+    let over_h2 = super::run(async {
+        let (mut connection, _) = Connection::tls(portunus.https, &client, sni).await;
+        connection.get(&format!("https://{host}/")).await.status.as_u16()
+    });
+    (response.status, over_h2)
+}

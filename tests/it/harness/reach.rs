@@ -1,8 +1,7 @@
 //! Which backend answers: backends with names, and a GET that says which one it reached.
 
 use super::manifests::app;
-use super::tls::Client;
-use super::{Backend, Folder, Ingress, Portunus, h2, run};
+use super::{Backend, Folder, Ingress, Portunus};
 
 /// What a GET answers: the status and the body, which is the name of the backend.
 #[track_caller]
@@ -19,18 +18,6 @@ pub fn assert_reaches(portunus: &Portunus, host: &str, target: &str, name: &str)
 #[track_caller]
 pub fn assert_status(portunus: &Portunus, host: &str, target: &str, status: u16) {
     assert_eq!(reached(portunus, host, target).0, status, "{host}{target}");
-}
-
-/// The status of a GET for `host` on a connection with this SNI, over HTTP/1.1 and over HTTP/2.
-#[track_caller]
-pub fn statuses(portunus: &Portunus, client: &Client, sni: &str, host: &str) -> (u16, u16) {
-    let (response, _) = client.get(portunus.https, sni, host, "/");
-    let client = client.clone().alpn(&["h2"]);
-    let over_h2 = run(async {
-        let (mut connection, _) = h2::Connection::tls(portunus.https, &client, sni).await;
-        connection.get(&format!("https://{host}/")).await.status.as_u16()
-    });
-    (response.status, over_h2)
 }
 
 /// Backends with one letter as a name each, and their Services of the same name.
