@@ -1,5 +1,5 @@
 //! What TLS begins with: which versions and suites are spoken and which are not, that nothing is negotiated twice, and
-//! that no ClientHello, however mangled, harms anybody else.
+//! that no first message of a client's, however mangled, harms anybody else.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

@@ -11,7 +11,7 @@ use portunus::config::{self, Config, addresses};
 use serde_json::{Value, json};
 
 use crate::harness::api_server::ApiServer;
-use crate::harness::certificates::Authority;
+use crate::harness::certificates::{Authority, Identity};
 use crate::harness::h1::Connection;
 use crate::harness::manifests::{app, base64, secret, tls_secret};
 use crate::harness::tls::Client;
@@ -37,49 +37,41 @@ const COOKIE: &str = "session=cookie-of-the-client";
 const SET_COOKIE: &str = "answer=cookie-of-the-endpoint";
 const TOKEN: &str = "Bearer token-of-the-client";
 
-#[test]
-fn no_secret_is_shown_or_logged_however_much_is_logged() {
-    let backend = Backend::new(|exchange| match exchange.head.word(1) {
-        "/broken" => drop(exchange.write("HTTP/1.1 200 OK\r\nbroken\0\r\n\r\n")),
-        _ => drop(exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {SET_COOKIE}\r\n\r\n"))),
-    });
-    let authority = Authority::new();
-    let [served, other, own] = ["a.test", "b.test", "own.test"].map(|name| authority.leaf(&[name]));
-    let client = authority.client("juliet");
+/// Hosts with all that has secrets: a certificate, client certificates, passwords, an identity for endpoints.
+fn hosts_with_secrets(backend: &Backend, authority: &Authority, served: &Identity, own: &Identity) -> Folder {
     let folder = Folder::new();
     folder.write("app.yaml", app("default", "app", &[backend.address()]));
     folder.write("tls.yaml", tls_secret("default", "tls", &served.chain_pem, &served.key_pem));
     folder.write("clients.yaml", secret("default", "clients", &[("ca.crt", &authority.pem)]));
     let identity = [("ca.crt", &*authority.pem), ("tls.crt", &*own.chain_pem), ("tls.key", &*own.key_pem)];
     folder.write("own.yaml", secret("default", "own", &identity));
-    folder.write("passwords.yaml", secret("default", "passwords", &[("auth", &format!("juliet:{HASH}\nx:{TOKEN}\n"))]));
+    let users = format!("juliet:{HASH}\nx:{TOKEN}\n");
+    folder.write("passwords.yaml", secret("default", "passwords", &[("auth", &users)]));
     let host = |name: &str| Ingress::new("default", name).host(name).prefix("/", "app", 80);
-    folder.write(
-        "a.yaml",
-        host("a.test").tls(&["a.test"], "tls").asks(&[("affinity", "cookie"), ("ssl-redirect", "false")]),
-    );
+    let sticky = [("affinity", "cookie"), ("ssl-redirect", "false")];
+    folder.write("a.yaml", host("a.test").tls(&["a.test"], "tls").asks(&sticky));
     folder.write("b.yaml", host("b.test").asks(&[("auth-type", "basic"), ("auth-secret", "passwords")]));
     folder.write("c.yaml", host("c.test").asks(&[("auth-tls-secret", "default/clients")]));
     let verified = [("backend-protocol", "HTTPS"), ("proxy-ssl-secret", "default/own"), ("proxy-ssl-verify", "on")];
     folder.write("d.yaml", host("d.test").asks(&verified));
-    let key_file = folder.beside("session.key");
-    std::fs::write(&key_file, SESSION_KEY).expect("a session key");
-    let key_file = key_file.to_str().expect("a path");
-    // To what speaks no TLS none is spoken for long.
-    let waits = ["--connect-timeout", "200ms"];
-    let flags = [&["--log", "debug", "--access-log", "stdout", "--session-key-file", key_file][..], &waits].concat();
-    let mut portunus = Portunus::serve_with(&folder, &flags);
+    folder
+}
 
-    let basic = |password: &str| format!("Basic {}", base64(format!("juliet:{password}").as_bytes()));
-    let fields = |authorization: &str| format!("Cookie: {COOKIE}\r\nAuthorization: {authorization}\r\n");
+fn basic(password: &str) -> String {
+    format!("Basic {}", base64(format!("juliet:{password}").as_bytes()))
+}
+
+/// Asks for everything with cookies and credentials, in cleartext and over TLS, rightly and wrongly.
+fn ask_with_secrets(portunus: &Portunus, client: &Client) {
     for host in ["a.test", "b.test", "c.test", "d.test", "none.test"] {
         for authorization in [TOKEN, &basic("correct horse"), &basic("wrong battery")] {
             for target in ["/", "/broken", "/%", "/x y"] {
-                let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{}\r\n", fields(authorization));
+                let fields = format!("Host: {host}\r\nCookie: {COOKIE}\r\nAuthorization: {authorization}\r\n");
+                let request = format!("GET {target} HTTP/1.1\r\n{fields}\r\n");
                 let mut connection = Connection::open(portunus.http);
                 connection.send(&request);
                 let _ = connection.try_response(false);
-                let (mut connection, _) = Client::new().showing(&client).connect(portunus.https, host);
+                let (mut connection, _) = client.connect(portunus.https, host);
                 connection.send(&request);
                 let _ = connection.try_response(false);
             }
@@ -91,6 +83,26 @@ fn no_secret_is_shown_or_logged_however_much_is_logged() {
         let request = http::Request::get("https://a.test/").header("cookie", COOKIE).header("authorization", TOKEN);
         let _ = connection.send(request.body(h2::empty()).expect("a request")).await;
     });
+}
+
+#[test]
+fn no_secret_is_shown_or_logged_however_much_is_logged() {
+    let backend = Backend::new(|exchange| match exchange.head.word(1) {
+        "/broken" => drop(exchange.write("HTTP/1.1 200 OK\r\nbroken\0\r\n\r\n")),
+        _ => drop(exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {SET_COOKIE}\r\n\r\n"))),
+    });
+    let authority = Authority::new();
+    let [served, other, own] = ["a.test", "b.test", "own.test"].map(|name| authority.leaf(&[name]));
+    let client = authority.client("juliet");
+    let folder = hosts_with_secrets(&backend, &authority, &served, &own);
+    let key_file = folder.beside("session.key");
+    std::fs::write(&key_file, SESSION_KEY).expect("a session key");
+    let key_file = key_file.to_str().expect("a path");
+    // To what speaks no TLS none is spoken for long.
+    let waits = ["--connect-timeout", "200ms"];
+    let flags = [&["--log", "debug", "--access-log", "stdout", "--session-key-file", key_file][..], &waits].concat();
+    let mut portunus = Portunus::serve_with(&folder, &flags);
+    ask_with_secrets(&portunus, &Client::new().showing(&client));
     // Broken ones too: a key of another's, and passwords that are none.
     folder.write("tls.yaml", tls_secret("default", "tls", &served.chain_pem, &other.key_pem));
     folder.write("passwords.yaml", secret("default", "passwords", &[("auth", "juliet:correct horse\n")]));
@@ -107,22 +119,13 @@ fn no_secret_is_shown_or_logged_however_much_is_logged() {
         let lines = identity.key_pem.lines().filter(|line| !line.starts_with('-')).map(str::to_owned);
         lines.chain([base64(identity.key_pem.as_bytes())[40..100].to_owned()]).collect::<Vec<_>>()
     });
-    let others = [
-        "PRIVATE KEY",
-        HASH,
-        &HASH[15..],
-        SESSION_KEY,
-        "correct horse",
-        "wrong battery",
-        "cookie-of-the",
-        "token-of-the",
-    ];
+    let others = ["PRIVATE KEY", HASH, &HASH[15..], SESSION_KEY, "correct horse", "wrong battery", "-of-the-client"];
+    let others = others.into_iter().chain([COOKIE, SET_COOKIE, TOKEN]).map(str::to_owned);
     let logins = [basic("correct horse"), basic("wrong battery")].map(|text| text["Basic ".len()..].to_owned());
-    let secrets = keys.into_iter().flatten().chain(others.map(str::to_owned)).chain(logins);
-    for secret in secrets {
-        for (where_, text) in [("the log", &log), ("the access log", &access), ("the admin port", &pages)] {
+    for secret in keys.into_iter().flatten().chain(others).chain(logins) {
+        for (place, text) in [("the log", &log), ("the access log", &access), ("the admin port", &pages)] {
             let line = text.lines().find(|line| line.contains(&secret));
-            assert!(line.is_none(), "{secret} is in {where_}: {line:?}");
+            assert!(line.is_none(), "{secret} is in {place}: {line:?}");
         }
     }
 }
@@ -158,7 +161,9 @@ fn objects_of_an_api_server_lead_to_nothing_on_this_machine_unless_the_operator_
     }));
     for (name, address) in [("loopback", "127.0.0.1"), ("mapped", "::ffff:127.0.0.1"), ("metadata", "169.254.169.254")]
     {
-        objects(name, address, backend.port()).into_iter().for_each(|object| api.put(object));
+        for object in objects(name, address, backend.port()) {
+            api.put(object);
+        }
     }
     let kubeconfig = api.kubeconfig();
     let serve = |flags: &[&str]| Portunus::serve_with_flags(&["--kubeconfig", &kubeconfig], flags);

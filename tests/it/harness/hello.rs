@@ -1,4 +1,4 @@
-//! ClientHellos written by hand (RFC 8446, 4.1.2), and what a server says to them: for what no TLS library offers any
+//! What clients begin TLS with, written by hand (RFC 8446, 4.1.2), and what a server says to them: for what no library offers any
 //! more, and for hellos that no library would write.
 
 use std::io::Write;
