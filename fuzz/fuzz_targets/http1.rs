@@ -45,7 +45,11 @@ struct Client<'a> {
 }
 
 impl Read for Client<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let count = self.bytes.len().min(self.step).min(into.remaining());
         into.put_slice(&self.bytes[..count]);
         self.bytes = &self.bytes[count..];
