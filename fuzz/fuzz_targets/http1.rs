@@ -151,7 +151,9 @@ async fn answer(
 
 /// The target as it was read, without the fragment that hyper drops.
 fn target(uri: &Uri) -> Vec<u8> {
-    uri.path_and_query().map_or("", |target| target.as_str()).as_bytes().to_vec()
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    // A target in absolute form may have no path.
+    if target.starts_with('?') { format!("/{target}").into() } else { target.into() }
 }
 
 /// The path and query of a target as it was written.

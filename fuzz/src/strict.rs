@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
         loop {
             let line = self.line()?;
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-            if !(1..=16).contains(&digits) {
+            if digits == 0 {
                 return None;
             }
             let extension = trimmed(&line[digits..]);
