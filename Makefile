@@ -38,7 +38,7 @@ proof: ## the same scenarios at full size, with times, rates and memory beside t
 soak: ## half an hour of mixed traffic, changes, faults and attacks; a part of `make proof`
 	PORTUNUS_SCALE=full cargo test --release --test it -- proof::soak --nocapture
 
-fuzz: ## each fuzz target for ten minutes, as many at once as there are cores; needs a nightly toolchain
+fuzz: ## each fuzz target for ten minutes, as many at once as there are cores
 	@scripts/fuzz.sh 600
 
 pgo: ## the fastest binary: target/pgo/portunus, optimised by a profile of the load bench's traffic

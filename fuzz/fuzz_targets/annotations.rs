@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use portunus::translate::{Kind, Resources, Translator};
-use portunus_fuzz::objects::{AnIngress, AnAnnotation, Event, Name, Text, settings};
+use portunus_fuzz::objects::{AnAnnotation, AnIngress, Event, Name, Text, settings};
 
 #[derive(Arbitrary, Debug)]
 struct Input {

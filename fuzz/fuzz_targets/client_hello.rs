@@ -45,7 +45,9 @@ fn accept(mut bytes: &[u8], step: usize) -> Option<(Accepted, &[u8])> {
 fuzz_target!(|data: &[u8]| -> Corpus {
     let [form, step, bytes @ ..] = data else { return Corpus::Reject };
     let wrapped;
-    let bytes = if form & 1 == 0 { bytes } else {
+    let bytes = if form & 1 == 0 {
+        bytes
+    } else {
         wrapped = records(bytes, usize::from(*form));
         &wrapped[..]
     };

@@ -45,7 +45,11 @@ struct Client<'a> {
 }
 
 impl Read for Client<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let count = self.bytes.len().min(self.step).min(into.remaining());
         into.put_slice(&self.bytes[..count]);
         self.bytes = &self.bytes[count..];
@@ -147,7 +151,9 @@ async fn answer(
 
 /// The target as it was read, without the fragment that hyper drops.
 fn target(uri: &Uri) -> Vec<u8> {
-    uri.path_and_query().map_or("", |target| target.as_str()).as_bytes().to_vec()
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    // A target in absolute form may have no path.
+    if target.starts_with('?') { format!("/{target}").into() } else { target.into() }
 }
 
 /// The path and query of a target as it was written.

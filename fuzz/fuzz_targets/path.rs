@@ -53,7 +53,8 @@ fn find(rules: &[PathMatch], path: &str) -> Option<usize> {
         PathKind::Exact => path == &*rule.value,
         PathKind::Prefix => {
             let prefix = rule.value.trim_end_matches('/');
-            path == &*rule.value || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path == &*rule.value
+                || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
         PathKind::Regex => false,
     };

@@ -35,17 +35,21 @@ fn version_1(header: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(header.strip_suffix(b"\r\n").expect("a line")).ok()?;
     let words: Vec<&str> = text.split(' ').collect();
     let [_, family, source, destination, ports @ ..] = &words[..] else { return None };
-    let port = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok();
+    let port =
+        |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok();
     if *family == "UNKNOWN" {
         return None;
     }
     assert!(ports.len() == 2 && ports.iter().all(port), "{text}");
     let (source, destination): (IpAddr, IpAddr) = (source.parse().expect(text), destination.parse().expect(text));
-    assert!(match *family {
-        "TCP4" => source.is_ipv4() && destination.is_ipv4(),
-        "TCP6" => source.is_ipv6() && destination.is_ipv6(),
-        _ => false,
-    }, "{text}");
+    assert!(
+        match *family {
+            "TCP4" => source.is_ipv4() && destination.is_ipv4(),
+            "TCP6" => source.is_ipv6() && destination.is_ipv6(),
+            _ => false,
+        },
+        "{text}"
+    );
     Some(source)
 }
 

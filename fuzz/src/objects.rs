@@ -19,8 +19,30 @@ const NOW: i64 = 1_800_000_000;
 
 /// Good values and bad ones that are worth meeting each other.
 const TEXTS: [&str; 24] = [
-    "", "a.test", "b.test", "*.a.test", "*.test", "a.test.", "A.TEST", "xn--a", "/", "/a", "/a/", "/a/b", "/a%2fb",
-    "/a/../b", "/(.*)", "/a(/|$)(.*)", "s1", "s2", "o1", "http", "kubernetes.io/h2c", "portunus", "10.0.0.1", "true",
+    "",
+    "a.test",
+    "b.test",
+    "*.a.test",
+    "*.test",
+    "a.test.",
+    "A.TEST",
+    "xn--a",
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/a%2fb",
+    "/a/../b",
+    "/(.*)",
+    "/a(/|$)(.*)",
+    "s1",
+    "s2",
+    "o1",
+    "http",
+    "kubernetes.io/h2c",
+    "portunus",
+    "10.0.0.1",
+    "true",
 ];
 
 /// One of a few texts, or any.
@@ -128,7 +150,12 @@ impl AnAnnotation {
                 let characters: Vec<char> = good.chars().collect();
                 let at = usize::from(*at).min(characters.len());
                 let end = (at + usize::from(*cut)).min(characters.len());
-                characters[..at].iter().copied().chain(insert.chars()).chain(characters[end..].iter().copied()).collect()
+                characters[..at]
+                    .iter()
+                    .copied()
+                    .chain(insert.chars())
+                    .chain(characters[end..].iter().copied())
+                    .collect()
             }
             AValue::Known(index) => Text::Known(*index).get().to_owned(),
             AValue::Any(text) => text.clone(),
@@ -145,13 +172,15 @@ impl Event {
                 let default = json!({ "ingressclass.kubernetes.io/is-default-class": default.to_string() });
                 let name = if name.0 & 1 == 0 { "portunus".to_owned() } else { name.name('c') };
                 let metadata = json!({ "name": name, "annotations": default });
-                typed::<IngressClass>(json!({ "metadata": metadata, "spec": { "controller": controller.get() } }))?.into()
+                typed::<IngressClass>(json!({ "metadata": metadata, "spec": { "controller": controller.get() } }))?
+                    .into()
             }
             Self::Service { name, external, ports } => service(*name, external.as_ref(), ports)?.into(),
             Self::Slice { name, service, ports, endpoints } => slice(*name, *service, ports, endpoints)?.into(),
             Self::Secret { name, pair, data } => Object::from_secret(secret(*name, *pair, data)?, NOW),
             Self::ConfigMap { name, data } => {
-                let data: Map<String, Value> = data.iter().map(|(key, value)| (key.get().into(), value.get().into())).collect();
+                let data: Map<String, Value> =
+                    data.iter().map(|(key, value)| (key.get().into(), value.get().into())).collect();
                 typed::<ConfigMap>(json!({ "metadata": name.metadata('o'), "data": data }))?.into()
             }
             Self::Namespace(first) => {
@@ -203,9 +232,7 @@ impl AnIngress {
             let kind = ["Prefix", "Exact", "ImplementationSpecific", "Other"][usize::from(*kind) % 4];
             json!({ "path": path.as_ref().map(Text::get), "pathType": kind, "backend": backend(service) })
         };
-        let rule = |(host, paths): &(Option<Text>, Vec<_>)| {
-            json!({ "host": host.as_ref().map(Text::get), "http": { "paths": paths.iter().map(path).collect::<Vec<_>>() } })
-        };
+        let rule = |(host, paths): &(Option<Text>, Vec<_>)| json!({ "host": host.as_ref().map(Text::get), "http": { "paths": paths.iter().map(path).collect::<Vec<_>>() } });
         let tls = |(hosts, secret): &(Vec<Text>, Option<Name>)| {
             let hosts: Vec<&str> = hosts.iter().map(Text::get).collect();
             json!({ "hosts": hosts, "secretName": secret.map(|secret| secret.name('t')) })
@@ -251,9 +278,7 @@ fn slice(
     let mut metadata = name.metadata('e');
     metadata["labels"] = json!({ "kubernetes.io/service-name": service.name('s') });
     let port = |(name, port): &(Text, Option<u16>)| json!({ "name": name.get(), "port": port });
-    let endpoint = |(address, ready, terminating): &(Text, bool, bool)| {
-        json!({ "addresses": [address.get()], "conditions": { "ready": ready, "terminating": terminating } })
-    };
+    let endpoint = |(address, ready, terminating): &(Text, bool, bool)| json!({ "addresses": [address.get()], "conditions": { "ready": ready, "terminating": terminating } });
     typed(json!({
         "metadata": metadata,
         "addressType": "IPv4",

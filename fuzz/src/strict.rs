@@ -11,11 +11,18 @@ pub struct Rules {
     pub lengths: bool,
     /// Bytes beyond ASCII, a fragment and the like in a target are the target's affair.
     pub any_target: bool,
+    /// A chunk's extension is skipped whatever it is, as long as it is one line: none goes upstream.
+    pub any_extension: bool,
+    /// Trailers go on to the first empty line that ends with CR LF, be LF alone in them as it may: hyper's reading, and
+    /// against the grammar. docs/security.md has it as a finding.
+    pub any_trailer: bool,
 }
 
 impl Rules {
-    pub const PATIENT: Self = Self { bare_lf: true, lengths: true, any_target: true };
-    pub const STRICT: Self = Self { bare_lf: false, lengths: false, any_target: false };
+    pub const PATIENT: Self =
+        Self { bare_lf: true, lengths: true, any_target: true, any_extension: true, any_trailer: true };
+    pub const STRICT: Self =
+        Self { bare_lf: false, lengths: false, any_target: false, any_extension: false, any_trailer: false };
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -138,9 +145,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn trailers(&mut self) -> Option<()> {
+        if !self.rules.any_trailer {
+            return self.fields().map(drop);
+        }
+        loop {
+            let rest = &self.bytes[self.at..];
+            let end = rest.iter().position(|byte| *byte == b'\r')?;
+            if rest.get(end + 1) != Some(&b'\n') {
+                return None;
+            }
+            self.at += end + 2;
+            if end == 0 {
+                return Some(());
+            }
+        }
+    }
+
     fn chunks(&mut self, body: &mut Vec<u8>) -> Option<()> {
         // In chunks no line ends with LF alone.
-        let rules = std::mem::replace(&mut self.rules, Rules { bare_lf: false, ..self.rules });
+        let rules = self.rules;
+        self.rules.bare_lf = false;
         let read = self.chunks_of(body);
         self.rules = rules;
         read
@@ -150,18 +175,20 @@ impl<'a> Reader<'a> {
         loop {
             let line = self.line()?;
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-            if !(1..=16).contains(&digits) {
+            if digits == 0 {
                 return None;
             }
             let extension = trimmed(&line[digits..]);
             let plain = |byte: &u8| matches!(*byte, b'\t' | b' '..=b'~' | 0x80..);
-            if !(extension.is_empty() || extension[0] == b';') || !extension.iter().all(plain) {
+            if !(extension.is_empty() || extension[0] == b';')
+                || !(self.rules.any_extension || extension.iter().all(plain))
+            {
                 return None;
             }
             let size = std::str::from_utf8(&line[..digits]).ok()?;
             let size = usize::from_str_radix(size, 16).ok()?;
             if size == 0 {
-                return self.fields().map(drop);
+                return self.trailers();
             }
             let there = &self.bytes[self.at..];
             let chunk = &there[..there.len().min(size)];
@@ -177,7 +204,7 @@ impl<'a> Reader<'a> {
 
 /// RFC 9112, 6.3. `None`: it could be read in two ways.
 fn framing(fields: &[(Vec<u8>, Vec<u8>)], minor: u8, rules: Rules) -> Option<Framing> {
-    let all = |name: &[u8]| fields.iter().filter(move |field| field.0 == name).map(|field| &field.1[..]);
+    let all = |name: &'static [u8]| fields.iter().filter(move |field| field.0 == name).map(|field| &field.1[..]);
     let mut codings = all(b"transfer-encoding");
     let mut lengths = all(b"content-length");
     if let Some(coding) = codings.next() {
