@@ -21,7 +21,12 @@ use portunus::proxy::{Limits, reading};
 use portunus_fuzz::strict::{self, Rules};
 
 /// As `--max-header-bytes` and its like are by default.
-const LIMITS: Limits = Limits { header_bytes_max: 40 * 1024, header_count_max: 100, target_bytes_max: 16 * 1024 };
+const LIMITS: Limits = Limits {
+    header_bytes_max: 40 * 1024,
+    header_count_max: 100,
+    target_bytes_max: 16 * 1024,
+    keeps_underscores: false,
+};
 /// More polls than any input of libFuzzer's length needs.
 const POLLS_MAX: usize = 100_000;
 

@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use portunus::metrics::Metrics;
-use portunus::model::{HostName, normalize};
+use portunus::model::{HostName, Outliers, normalize};
 use portunus::table::Publisher;
 use portunus::translate::{Resources, Translator, review};
 use portunus::upstream::SessionKey;
@@ -23,7 +23,7 @@ fuzz_target!(|input: Input| {
     let settings = settings(input.settings);
     let mut resources = Resources::default();
     let mut translator = Translator::new(settings.clone());
-    let mut publisher = Publisher::new(Metrics::new(), SessionKey::default());
+    let mut publisher = Publisher::new(Metrics::new(), SessionKey::default(), Outliers::default());
     for step in &input.steps {
         for event in step {
             let _ = event.happen(&mut resources);

@@ -8,9 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use portunus::model::ObjectName;
-use portunus::translate::{
-    ANNOTATION_PREFIX, ANNOTATIONS, Annotation, AnnotationStatus, Kind, Object, ObjectRef, Resources, Settings,
-};
+use portunus::translate::{ANNOTATIONS, Annotation, AnnotationStatus, Kind, Object, ObjectRef, Resources, Settings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -128,11 +126,12 @@ pub enum Pair {
 static ROWS: LazyLock<Vec<&Annotation>> = LazyLock::new(|| ANNOTATIONS.iter().flat_map(|(_, rows)| *rows).collect());
 
 impl AnAnnotation {
-    pub fn name(&self) -> &'static str {
+    pub fn key(&self) -> String {
         let row = self.row();
         let names = row.aliases.len() + 1;
         let index = usize::from(self.key) / ROWS.len() % names;
-        index.checked_sub(1).map_or(row.name, |index| row.aliases[index])
+        let name = index.checked_sub(1).map_or(row.name, |index| row.aliases[index]);
+        Annotation { name, ..*row }.key()
     }
 
     fn row(&self) -> &'static Annotation {
@@ -224,9 +223,7 @@ impl AnIngress {
         if let Some(day) = self.created {
             metadata["creationTimestamp"] = format!("2026-01-{:02}T00:00:00Z", 1 + day % 28).into();
         }
-        let annotation = |annotation: &AnAnnotation| {
-            (format!("{ANNOTATION_PREFIX}{}", annotation.name()), Value::from(annotation.value()))
-        };
+        let annotation = |annotation: &AnAnnotation| (annotation.key(), Value::from(annotation.value()));
         metadata["annotations"] = self.annotations.iter().map(annotation).collect::<Map<_, _>>().into();
         let path = |(path, kind, service): &(Option<Text>, u8, Text)| {
             let kind = ["Prefix", "Exact", "ImplementationSpecific", "Other"][usize::from(*kind) % 4];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use thin_vec::ThinVec;
 
 use super::{Affinity, BackendKey, Forwarding, ObjectName, Priority};
 use crate::filter::{self, Filter, PathPattern, Template};
@@ -70,7 +71,7 @@ impl Rule {
             path,
             pattern: None,
             backends: vec![],
-            filters: vec![],
+            filters: ThinVec::new(),
             affinity: None,
             forwarding: None,
             canary: None,
@@ -102,8 +103,8 @@ pub struct Rule {
     pub pattern: Option<Arc<PathPattern>>,
     pub backends: Vec<BackendRef>,
     /// What is done with requests and answers, in this order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub filters: Vec<Filter>,
+    #[serde(skip_serializing_if = "ThinVec::is_empty")]
+    pub filters: ThinVec<Filter>,
     /// Sessions stay with their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Box<Affinity>>,

@@ -25,14 +25,16 @@ pub struct HostRoutes<R> {
 #[derive(Debug)]
 enum Matcher {
     Paths(Paths),
-    Regexes(Regexes),
+    /// In a box: most hosts have none.
+    Regexes(Box<Regexes>),
 }
 
 impl<R> HostRoutes<R> {
     /// Compiles the rules of a host, in their order; `route` makes what each leads to.
     pub fn new(host: &Host, mut route: impl FnMut(&Rule) -> R) -> Self {
         let paths = || Paths::new(host.rules.iter().map(|rule| rule.path.as_ref()));
-        let matcher = Regexes::new(&host.rules).map_or_else(|| Matcher::Paths(paths()), Matcher::Regexes);
+        let matcher =
+            Regexes::new(&host.rules).map_or_else(|| Matcher::Paths(paths()), |all| Matcher::Regexes(Box::new(all)));
         Self { routes: host.rules.iter().map(|rule| route(rule)).collect(), matcher }
     }
 

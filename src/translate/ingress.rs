@@ -355,7 +355,7 @@ impl Parts {
             None => (None, None, Written::none(behaviour.paths.use_regex && host != HostPattern::Any)),
         };
         let rewrite = pattern.as_ref().and_then(|pattern| behaviour.paths.rewrite(pattern));
-        let mut filters: Vec<Filter> = behaviour.filters.iter().cloned().chain(rewrite).collect();
+        let mut filters: ThinVec<Filter> = behaviour.filters.iter().cloned().chain(rewrite).collect();
         filters.sort_by_key(Filter::phase);
         if behaviour.closed {
             filters.clear();
@@ -396,7 +396,7 @@ impl Parts {
         for (other, (name, field)) in others {
             let redirect = Redirect { to: RedirectTarget::Host(name), status: settings.redirect_status };
             let mut rule = Rule::new(self.name.clone(), None);
-            rule.filters = vec![Filter::Redirect(redirect)];
+            rule.filters.push(Filter::Redirect(redirect));
             self.rules
                 .push((other, Located { rule: Arc::new(rule), field, holds: true, written: Written::none(false) }));
         }
