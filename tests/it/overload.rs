@@ -33,7 +33,7 @@ fn out_of_memory_nothing_new_is_taken_and_what_runs_is_finished() {
 fn short_of_memory_only_what_is_important_is_taken() {
     let backend = Backend::named("a");
     let folder = Folder::to(&backend);
-    let important = ingress("important").annotation("nginx.ingress.kubernetes.io/priority", "high");
+    let important = ingress("important").annotation("portunus.dev/priority", "high");
     folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
     let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"]].concat();
     let portunus = Portunus::serve_with(&folder, &flags);

@@ -47,15 +47,15 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 
 /// Keys that ingress-nginx doesn't have.
 pub(super) const PRIORITY: &[Annotation] = &[open(
-    "priority",
+    "portunus.dev/priority",
     "`low`, `normal`, `high`",
     "normal",
-    "Portunus's own: whose requests are turned away first, with 503, when a worker or the memory is [overloaded](operations.md#overload): `low` before any other, `high` after all others",
+    "whose requests are turned away first, with 503, when a worker or the memory is [overloaded](operations.md#overload): `low` before any other, `high` after all others",
 )
 .example("high")];
 
 pub(super) fn priority(values: &mut Values) -> Priority {
-    values.get("priority", "write low, normal or high", Priority::parse).unwrap_or_default()
+    values.get("portunus.dev/priority", "write low, normal or high", Priority::parse).unwrap_or_default()
 }
 
 pub(super) fn read(values: &mut Values, settings: &Settings) -> Option<Filter> {
