@@ -21,7 +21,8 @@ const DEAR: i64 = 10;
 const USUAL: i64 = 1;
 
 /// A peer waits for its turn when it has sent so many bytes of header blocks, which take up to a hundred times their
-/// size when they are decoded, or so many small frames of content, of which h2 lets some 2,000 pile up unread.
+/// size when they are decoded, or so many other frames without much in them: of those with content h2 lets some 2,000
+/// pile up unread, and thousands of the rest would be answered one after the other.
 const HEAD_BYTES_PER_TURN: u32 = 32 * 1024;
 const SMALL_FRAMES_PER_TURN: u32 = 512;
 const SMALL_BYTES: u32 = 256;
@@ -120,8 +121,8 @@ impl Meter {
         while let Some(head) = self.received.next(&mut bytes) {
             match head.kind {
                 HEADERS | CONTINUATION => self.head_bytes += head.length,
-                DATA if head.length < SMALL_BYTES => self.small_frames += 1,
-                _ => {}
+                DATA if head.length >= SMALL_BYTES => {}
+                _ => self.small_frames += 1,
             }
             if head.kind == HEADERS {
                 self.stream = self.stream.max(head.stream);
@@ -271,6 +272,8 @@ mod tests {
         meter.received(&frame(CONTINUATION, 1, 16_384)).unwrap();
         assert_eq!((meter.is_others_turn(), meter.is_others_turn()), (true, false));
         (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(DATA, 1, 5)).unwrap());
+        assert!(meter.is_others_turn());
+        (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(PING, 0, 8)).unwrap());
         assert!(meter.is_others_turn());
         (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(DATA, 1, 16_384)).unwrap());
         assert!(!meter.is_others_turn());
