@@ -187,10 +187,6 @@ impl Normalization {
 
     fn apply_to_unusual(self, path: &str) -> Result<NormalizedPath<'_>, PathError> {
         let decoded = decode(path, self == Self::DecodeSlashes)?;
-        // Behind two slashes some read a host.
-        if decoded.trim_start_matches('/').starts_with("%2F") {
-            return Err(PathError::Hidden);
-        }
         for segment in decoded.split('/') {
             // Some decode %2F first, and some drop parameters first: behind one, a slash would have two meanings.
             let dots = segment.split("%2F").any(|part| is_dots(without_parameters(part)));
@@ -201,6 +197,10 @@ impl Normalization {
         }
         let resolved = if decoded.split('/').any(is_dots) { resolve_dots(&merge_slashes(&decoded))? } else { decoded };
         let matched = if resolved.contains("//") { merge_slashes(&resolved) } else { resolved.clone() };
+        // Behind two slashes some read a host.
+        if matched.starts_with("/%2F") {
+            return Err(PathError::Hidden);
+        }
         let begin = resolved.len() - resolved.trim_start_matches('/').len() - 1;
         let sent = if begin > 0 { resolved[begin..].to_owned() } else { resolved };
         let doubtful = is_doubtful(&matched);
@@ -365,6 +365,8 @@ mod tests {
             ("/..%2fadmin", PathError::Hidden),
             ("/x/%2e%2e%2fadmin", PathError::Hidden),
             ("/%2Fx/admin", PathError::Hidden),
+            ("//%2fx/admin", PathError::Hidden),
+            ("/a;/../%2fx", PathError::Hidden),
             ("/admin;%2F..", PathError::Hidden),
             ("/x;%2fy/admin", PathError::Hidden),
             ("/x%3B%2Fy/admin", PathError::Hidden),
