@@ -73,8 +73,8 @@ pub async fn write(
 ) {
     let (mut look, mut looked) = (Look::All, Instant::now());
     loop {
-        // An error is as good as a change: the other side is gone, and so are we soon.
-        let others = leader.has_changed().unwrap_or(true) || addresses.has_changed().unwrap_or(true);
+        // Addresses that the operator gave have nobody who would change them.
+        let others = leader.has_changed().unwrap_or(false) || addresses.has_changed().unwrap_or(false);
         if look == Look::All || others || looked.elapsed() >= AGAIN {
             (look, looked) = (Look::All, Instant::now());
         }
@@ -103,8 +103,9 @@ pub async fn write(
                     tokio::time::sleep(GATHER).await;
                     Look::Changed
                 }
-                _ = leader.changed() => Look::All,
-                _ = addresses.changed() => Look::All,
+                Ok(()) = leader.changed() => Look::All,
+                Ok(()) = addresses.changed() => Look::All,
+                else => std::future::pending().await,
             }
         };
         look = tokio::time::timeout(AGAIN, wait).await.unwrap_or(Look::All);
@@ -218,7 +219,36 @@ async fn of_nodes(client: &Client) -> Option<Vec<Address>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+
     use super::*;
+
+    /// Long enough for thousands of looks, and much shorter than [`AGAIN`].
+    const A_MOMENT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn addresses_that_never_change_are_looked_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let looks = Rc::new(Cell::new(0));
+        let counted = looks.clone();
+        let differing: Differing = Rc::new(move |_, _| {
+            counted.set(counted.get() + 1);
+            Vec::new()
+        });
+        runtime.block_on(async {
+            let unasked = |_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>();
+            let client = Client::new(tower::service_fn(unasked), "default");
+            let (_leads, leader) = watch::channel(true);
+            // Nobody is left who could change them.
+            let addresses = watch::channel(Some(fixed(&["192.0.2.1".to_owned()]))).1;
+            let writing = write(client, leader, addresses, Rc::default(), differing, Rc::new(|_| {}));
+            assert!(tokio::time::timeout(A_MOMENT, writing).await.is_err(), "it writes until the process ends");
+        });
+        assert_eq!(looks.get(), 1);
+    }
 
     fn service(spec: &serde_json::Value, status: &serde_json::Value) -> Service {
         serde_json::from_value(json!({ "metadata": { "name": "edge" }, "spec": spec, "status": status })).unwrap()
