@@ -1,6 +1,6 @@
 //! The way to the API server, as the Pod's ServiceAccount or a kubeconfig has it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+const HTTPS: u16 = 443;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest watch, in seconds: the server ends it then, and the next goes on from where it was.
 pub(super) const WATCH_SECONDS: u32 = 60;
@@ -27,7 +28,7 @@ pub enum ConnectError {
 
 /// A client, and the server's address if it is known by that; nothing is asked of the server yet. Must be called on the
 /// runtime that will use it.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, Option<IpAddr>), ConnectError> {
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, Option<SocketAddr>), ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => {
             Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
@@ -41,7 +42,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, Option<IpAddr
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     let host = config.cluster_url.host().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    let port = config.cluster_url.port_u16().unwrap_or(HTTPS);
+    let address = address.map(|address| SocketAddr::new(address, port));
     Ok((Client::try_from(config).map_err(ConnectError::Client)?, address))
 }
 

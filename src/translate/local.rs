@@ -40,7 +40,7 @@ impl ApiServer {
         }
         let name = Self::service();
         let service = resources.services.get(&name).map(|service| &service.addresses[..]).unwrap_or_default();
-        let addresses = service.iter().copied().chain(settings.api_server).map(canonical).collect();
+        let addresses = service.iter().copied().map(canonical).collect();
         let slices = resources.slices.get(&name).into_iter().flatten();
         let endpoints = slices.flat_map(|slice| {
             let texts = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
@@ -48,7 +48,9 @@ impl ApiServer {
             let ports = slice.ports.iter().filter_map(|port| port.port);
             ports.flat_map(move |port| ips.clone().into_iter().map(move |ip| SocketAddr::new(canonical(ip), port)))
         });
-        Self { addresses, endpoints: endpoints.collect() }
+        // With its port: the machine may have Pods of its own, by the same address.
+        let known = settings.api_server.map(|known| SocketAddr::new(canonical(known.ip()), known.port()));
+        Self { addresses, endpoints: endpoints.chain(known).collect() }
     }
 
     fn is_at(&self, address: SocketAddr) -> bool {
@@ -161,7 +163,7 @@ mod tests {
             "10.96.0.2",
         ];
         let settings =
-            Settings { deny_local_endpoints: true, api_server: "10.96.0.1".parse().ok(), ..Settings::default() };
+            Settings { deny_local_endpoints: true, api_server: "10.96.0.1:80".parse().ok(), ..Settings::default() };
         let api_server = ApiServer::find(&Resources::default(), &settings);
         let denied_by =
             |settings: &Settings, text: &str| denied(SocketAddr::new(text.parse().unwrap(), 80), &api_server, settings);
@@ -172,5 +174,7 @@ mod tests {
         for text in far {
             assert_eq!(denied_by(&settings, text), None, "{text}");
         }
+        // Another port of the same machine is somebody else's.
+        assert_eq!(denied("10.96.0.1:81".parse().unwrap(), &api_server, &settings), None);
     }
 }

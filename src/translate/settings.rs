@@ -1,7 +1,7 @@
 //! What the operator decides for all objects: by flags, and for some of it by a ConfigMap that is watched.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -30,7 +30,7 @@ pub struct Settings {
     /// Leave out endpoints that are this machine, its link, or the API server.
     pub deny_local_endpoints: bool,
     /// Where the API server is, as far as the objects don't say so.
-    pub api_server: Option<IpAddr>,
+    pub api_server: Option<SocketAddr>,
     /// What is done about paths that backends read apart.
     pub normalization: Normalization,
     pub policy: Policy,
