@@ -1,6 +1,7 @@
-//! What a request has been through on its way to an endpoint, and what follows from it: which endpoint is next,
-//! whether there is a next one, and what it tells of the endpoints that it met. A rule's own `proxy-next-upstream` counts each endpoint that was asked, or could not
-//! be; without one there is one more try for what an endpoint took and did not answer.
+//! What a request has been through on its way to an endpoint, and what follows from it: which endpoint is next, whether
+//! there is a next one, and what it tells of the endpoints that it met. A rule's own `proxy-next-upstream` counts each
+//! endpoint that was asked, or could not be; without one there is one more try for what an endpoint took and did not
+//! answer.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -37,11 +37,11 @@ pub enum Refusal {
     Overload,
 }
 
-/// Counts and ends a connection.
-pub async fn tell(worker: &Rc<Worker>, stream: TcpStream, secure: bool, refusal: Refusal) {
+/// Counts and ends a connection; `silent` is whether an answer would not be understood there.
+pub async fn tell(worker: &Rc<Worker>, stream: TcpStream, silent: bool, refusal: Refusal) {
     worker.cells.refused[refusal as usize].add(1);
     let told = &worker.told;
-    if secure || told.get() >= TOLD_MAX {
+    if silent || told.get() >= TOLD_MAX {
         return;
     }
     told.set(told.get() + 1);

@@ -85,15 +85,20 @@ fn grpc_works_in_cleartext() {
     }
 }
 
+/// Serves `grpc.test` with a certificate; returns the file with its authority too.
+pub fn serve_over_tls(folder: &Folder) -> (Portunus, PathBuf) {
+    let authority = Authority::new();
+    let identity = authority.leaf(&["grpc.test"]);
+    folder.write("secret.yaml", tls_secret("default", "grpc", &identity.chain_pem, &identity.key_pem));
+    let roots = folder.beside("ca.pem");
+    std::fs::write(&roots, &authority.pem).expect("ca.pem");
+    (Portunus::serve(folder), roots)
+}
+
 #[test]
 fn grpc_works_over_tls() {
     let server = Server::start();
     let folder = folder(&server, "kubernetes.io/h2c");
-    let authority = Authority::new();
-    let identity = authority.leaf(&["grpc.test"]);
-    folder.write("secret.yaml", tls_secret("default", "grpc", &identity.chain_pem, &identity.key_pem));
-    let portunus = Portunus::serve(&folder);
-    let roots = folder.beside("ca.pem");
-    std::fs::write(&roots, &authority.pem).expect("ca.pem");
+    let (portunus, roots) = serve_over_tls(&folder);
     client(portunus.https, &["--tls", "--ca", &roots.display().to_string(), "--server-name", "grpc.test"]);
 }

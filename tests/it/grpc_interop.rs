@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::certificates::Authority;
+use crate::grpc::serve_over_tls;
 use crate::harness::command::{Output, finish};
-use crate::harness::manifests::{app_with, tls_secret};
+use crate::harness::manifests::app_with;
 use crate::harness::*;
 
 /// All that ask for no credentials of Google's.
@@ -103,12 +103,7 @@ fn all_cases_pass_without_portunus_and_in_cleartext() {
 fn all_cases_pass_over_tls() {
     let server = Server::start();
     let folder = folder(&server);
-    let authority = Authority::new();
-    let identity = authority.leaf(&["grpc.test"]);
-    folder.write("secret.yaml", tls_secret("default", "grpc", &identity.chain_pem, &identity.key_pem));
-    let portunus = Portunus::serve(&folder);
-    let roots = folder.beside("ca.pem");
-    std::fs::write(&roots, &authority.pem).expect("ca.pem");
+    let (portunus, roots) = serve_over_tls(&folder);
     let roots = format!("--ca_file={}", roots.display());
     assert_all_pass(portunus.https, &["--use_tls", "--use_test_ca", &roots, "--server_host_override=grpc.test"]);
 }

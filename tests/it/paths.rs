@@ -109,14 +109,20 @@ fn a_path_that_someone_may_read_in_two_ways_is_400() {
     assert_eq!(backend.connections(), 0);
 }
 
-#[test]
-fn an_escaped_slash_never_leads_around_a_rule() {
+/// A host with a rule for `/`, and one for `/admin`.
+fn open_and_admin() -> (Backend, Backend, Folder) {
     let (open, admin) = (Backend::named("open"), Backend::named("admin"));
     let folder = Folder::new();
     folder.write("open.yaml", app("default", "open", &[open.address()]));
     folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
     let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
     folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    (open, admin, folder)
+}
+
+#[test]
+fn an_escaped_slash_never_leads_around_a_rule() {
+    let (open, admin, folder) = open_and_admin();
     let portunus = Portunus::serve(&folder);
     assert_sent(&portunus, &open, "/files/x%2Fy", Ok("/files/x%2Fy"));
     assert_sent(&portunus, &admin, "/admin/x%2Fy", Ok("/admin/x%2Fy"));
@@ -137,12 +143,7 @@ fn an_escaped_slash_never_leads_around_a_rule() {
 
 #[test]
 fn no_other_reading_leads_around_a_rule() {
-    let (open, admin) = (Backend::named("open"), Backend::named("admin"));
-    let folder = Folder::new();
-    folder.write("open.yaml", app("default", "open", &[open.address()]));
-    folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
-    let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
-    folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    let (open, admin, folder) = open_and_admin();
     let portunus = Portunus::serve(&folder);
     // Some drop parameters, decode twice, or decode before they cut the query off.
     for target in
@@ -159,12 +160,7 @@ fn no_other_reading_leads_around_a_rule() {
 
 #[test]
 fn the_operator_may_choose_what_becomes_of_escaped_slashes_and_the_like() {
-    let (open, admin) = (Backend::named("open"), Backend::named("admin"));
-    let folder = Folder::new();
-    folder.write("open.yaml", app("default", "open", &[open.address()]));
-    folder.write("admin.yaml", app("default", "admin", &[admin.address()]));
-    let rules = Ingress::new("default", "main").host("a.test").prefix("/", "open", 80);
-    folder.write("ingress.yaml", rules.prefix("/admin", "admin", 80));
+    let (open, admin, folder) = open_and_admin();
     let decodes = Portunus::serve_with(&folder, &["--path-normalization", "decode-slashes"]);
     assert_sent(&decodes, &open, "/files/x%2fy", Ok("/files/x/y"));
     assert_sent(&decodes, &open, "/files%2F%2Fx//y", Ok("/files//x//y"));
