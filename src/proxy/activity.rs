@@ -156,8 +156,12 @@ impl Activity {
     }
 
     /// Bytes that arrive from now on need not be a request's.
-    pub fn is_http2(&self) {
+    pub fn becomes_http2(&self) {
         self.http2.set(true);
+    }
+
+    pub fn is_http2(&self) -> bool {
+        self.http2.get()
     }
 
     /// Wakes this task when it is time to look again.
@@ -203,7 +207,7 @@ impl Activity {
     /// A place for the body of an HTTP/2 answer. A client that shuts its window stops hyper from asking for
     /// more, and nothing else tells.
     pub fn body_begins(&self) -> Option<usize> {
-        if !self.http2.get() {
+        if !self.is_http2() {
             return None;
         }
         let mut offered = self.offered.borrow_mut();

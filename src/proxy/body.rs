@@ -21,7 +21,7 @@ use super::piece::Piece;
 use crate::clock::{Timer, ticks};
 use crate::metrics::RouteId;
 use crate::table::Forwarding;
-use crate::upstream::{BodyWatch, Http1, InFlight, Permit, SlotId};
+use crate::upstream::{BodyWatch, Http1, InFlight, Permit, Reads, SlotId};
 
 /// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
 pub struct Exchange {
@@ -181,6 +181,32 @@ pub enum ResponseError {
 const SMALL_BYTES: usize = 1024;
 const JOINED_FRAMES_MAX: usize = 256;
 
+/// Answers that a worker may read in large pieces at the same time; the others are read in medium ones, so that all who
+/// leave what they asked for pin no more than this many large pieces, twice.
+const LARGE_MAX: u32 = 64;
+
+/// One of them.
+struct Large(Rc<Connection>);
+
+impl Large {
+    fn take(client: &Rc<Connection>, connection: &Http1) -> Option<Self> {
+        let count = &client.worker.large_answers;
+        if count.get() >= LARGE_MAX {
+            return None;
+        }
+        count.set(count.get() + 1);
+        connection.flow.read(Reads::Large);
+        Some(Self(client.clone()))
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        let count = &self.0.worker.large_answers;
+        count.set(count.get() - 1);
+    }
+}
+
 /// The body of an answer.
 pub struct ResponseBody {
     source: Source,
@@ -188,6 +214,8 @@ pub struct ResponseBody {
     exchange: Option<Box<Exchange>>,
     /// Its place among the bodies of an HTTP/2 connection.
     place: Option<usize>,
+    /// It may be read in large pieces.
+    large: Option<Large>,
     /// What came behind small frames that were joined.
     next: Option<Box<Result<Frame<Bytes>, ResponseError>>>,
 }
@@ -206,7 +234,7 @@ enum Source {
 
 impl ResponseBody {
     pub fn whole(bytes: Bytes, exchange: Option<Box<Exchange>>) -> Self {
-        Self { source: Source::Whole(bytes), exchange, place: None, next: None }
+        Self { source: Source::Whole(bytes), exchange, place: None, large: None, next: None }
     }
 
     /// An endpoint's; `connection` is the HTTP/1.1 connection it still comes over, or its place on a shared one, and `timeout` the longest
@@ -222,10 +250,16 @@ impl ResponseBody {
         // hyper never asks for a body that is known to be empty.
         exchange.complete = incoming.is_end_stream();
         let place = exchange.connection.activity.body_begins();
+        let is_large = place.is_none() && incoming.size_hint().lower() > Reads::Medium.bytes() as u64;
+        let large = match &connection {
+            Some(connection) if is_large => Large::take(&exchange.connection, connection),
+            Some(_) | None => None,
+        };
         Self {
             source: Source::Endpoint { incoming, connection, _stream: stream, timer, timeout },
             exchange: Some(exchange),
             place,
+            large,
             next: None,
         }
     }
@@ -292,6 +326,12 @@ impl ResponseBody {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 timer.clear();
+                if let Some(connection) = connection
+                    && connection.flow.overfills(Reads::Medium)
+                    && let Some(exchange) = &self.exchange
+                {
+                    self.large = Large::take(&exchange.connection, connection);
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers);
                 }

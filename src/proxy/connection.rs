@@ -357,7 +357,7 @@ async fn serve_http2(connection: Rc<Connection>, io: ClientIo) {
         .serve_connection(TokioIo::new(Join::new(io, worker.rounds.clone(), meter)), service);
     let mut http = pin!(http);
     let activity = &connection.activity;
-    activity.is_http2();
+    activity.becomes_http2();
     let mut draining = pin!(worker.drain.reached(Phase::Draining));
     let (mut told, mut watched) = (false, false);
     poll_fn(|context| {

@@ -15,7 +15,7 @@ use hyper::client::conn::TrySendError;
 use super::body::Exchange;
 use super::framing;
 use crate::clock::Timer;
-use crate::upstream::{Acquired, Http1, Http2, RequestBody};
+use crate::upstream::{Acquired, Http1, Http2, Reads, RequestBody};
 
 /// A request until it is sent. It stays in one place, by reference: futures are moved, and with them all they hold.
 pub type Outgoing = Option<Request<RequestBody>>;
@@ -68,7 +68,11 @@ async fn send_http1(
         to_http1(request);
     }
     let message = request.take().expect("a request is sent once, or comes back");
-    connection.awaits_head();
+    let flow = connection.flow.clone();
+    flow.begin(if exchange.connection.activity.is_http2() { Reads::Small } else { Reads::Medium });
+    if let Some(watch) = &exchange.watch {
+        watch.goes_over(&flow);
+    }
     // Nobody but ourselves completes it, so that nobody has to wake us for it.
     let mut quiet = Context::from_waker(Waker::noop());
     let mut sending = pin!(connection.sender.try_send_request(message));
@@ -92,12 +96,12 @@ async fn send_http1(
     match sent {
         None => Err(SendError::TimedOut),
         Some(Ok(mut response)) => {
-            connection.has_head();
+            flow.has_head();
             // Otherwise the connection ends here: nobody can tell where the answer does.
             let framed = framing::is_response_framed(response.headers_mut());
             framed.then_some(Answer { response, connection: Some(connection), stream: None }).ok_or(SendError::Invalid)
         }
-        Some(Err(_)) if connection.is_flooded() => Err(SendError::Invalid),
+        Some(Err(_)) if flow.is_flooded() => Err(SendError::Invalid),
         Some(Err(error)) => Err(unsent_or_failed(error, request)),
     }
 }

@@ -98,6 +98,8 @@ pub struct Worker {
     pub rounds: Rc<Rounds>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
+    /// Answers that are read in large pieces.
+    pub large_answers: Cell<u32>,
     /// How much of what comes is turned away.
     pub pressure: Cell<Pressure>,
     /// Connections without a request end now.
@@ -193,6 +195,7 @@ impl Worker {
             clock,
             rounds,
             in_flight: Cell::new(0),
+            large_answers: Cell::new(0),
             pressure: Cell::default(),
             closes_idle: Cell::new(false),
             seats: start.seats.clone(),

@@ -2,7 +2,7 @@
 //! side is noted where the forwarding side finds it, so that a client's fault is never blamed on an endpoint. Where a
 //! rule asks for it, it is read whole first.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::io::Flow;
 use super::whole::{Room, Store, Whole};
 use crate::clock::{Clock, Timer};
 
@@ -70,6 +71,8 @@ pub struct BodyWatch {
     pub fault: Cell<Option<BodyFault>>,
     /// Trailers came behind it.
     pub trailed: Cell<bool>,
+    /// Of the HTTP/1.1 connection that it goes over.
+    flow: RefCell<Option<Rc<Flow>>>,
     timer: Timer,
     /// Longest time between two reads, in ticks.
     timeout: u64,
@@ -112,6 +115,7 @@ impl RequestBody {
             waiting: Cell::new(false),
             fault: Cell::new(None),
             trailed: Cell::new(false),
+            flow: RefCell::default(),
             timer: clock.timer(),
             timeout,
             bytes_max,
@@ -161,6 +165,15 @@ impl RequestBody {
 }
 
 impl BodyWatch {
+    pub fn goes_over(&self, flow: &Rc<Flow>) {
+        self.flow.replace(Some(flow.clone()));
+    }
+
+    /// Whether the endpoint is to take what it was sent, before the client is asked for more.
+    fn is_held(&self) -> bool {
+        self.flow.borrow().as_ref().is_some_and(|flow| flow.holds())
+    }
+
     fn observe(
         &self,
         polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
@@ -239,6 +252,9 @@ impl Body for RequestBody {
                 None => (&mut begun.incoming, &mut begun.watch),
             },
         };
+        if watch.is_held() {
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut *incoming).poll_frame(context);
         let observed = watch.observe(polled, context);
         if incoming.is_end_stream() {

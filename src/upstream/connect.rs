@@ -2,9 +2,7 @@
 //! connection has no task of its own: whoever uses it drives it, so that a request costs no wake-up of another
 //! task. HTTP/2 connections are shared, and have one.
 
-use std::cell::Cell;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,22 +14,20 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::io::{Flow, Stream, UpstreamIo};
 use super::{Endpoint, Join, Meter, RequestBody, Rounds, Socket};
 use crate::metrics::{Side, WorkerCells};
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
 
-/// Largest read buffer of an upstream connection, in bytes; also bounds a response head, and what waits to be written.
-/// A client that shuts its windows pins two of them for each of its streams.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. More
-/// than hyper reads at once, as the beginning of the body may come with the head.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Largest read buffer of an HTTP/1.1 connection, in bytes, for those whose [`Flow`] lets them read so much; also
+/// bounds what waits to be written.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Largest head of an HTTP/1.1 answer, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Flow-control windows towards HTTP/2 endpoints, in bytes, and what waits for theirs. The connection's has room for
 /// all streams', so that those whose clients don't read leave the others theirs.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -64,8 +60,7 @@ pub struct Http1 {
     pub sender: http1::SendRequest<RequestBody>,
     connection: Option<http1::Connection<TokioIo<UpstreamIo>, RequestBody>>,
     over: bool,
-    /// What may still be read before the head of an answer is there; `None` while none is waited for.
-    head_bytes_left: Rc<Cell<Option<usize>>>,
+    pub flow: Rc<Flow>,
     user: Arc<User>,
     /// Of `user`.
     waker: Waker,
@@ -147,20 +142,6 @@ impl Http1 {
         self.user.task.take();
     }
 
-    /// From now on the connection may read so much and no more, until there is an answer's head.
-    pub fn awaits_head(&self) {
-        self.head_bytes_left.set(Some(ANSWER_BYTES_MAX));
-    }
-
-    pub fn has_head(&self) {
-        self.head_bytes_left.set(None);
-    }
-
-    /// Whether the endpoint sent more than an answer's head may have, as by 1xx answers without an end.
-    pub fn is_flooded(&self) -> bool {
-        self.head_bytes_left.get() == Some(0)
-    }
-
     /// Closes a connection that is over: a request that it did not take comes back to its sender.
     pub fn close(&mut self) {
         self.connection = None;
@@ -225,17 +206,17 @@ pub fn is_exhausted(error: &io::Error) -> bool {
 }
 
 async fn shake_http1(io: UpstreamIo, cells: &Arc<WorkerCells>) -> Result<Connected, ConnectError> {
-    let head_bytes_left = io.head_bytes_left.clone();
+    let flow = io.flow.clone();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
-        .max_header_size(BUFFER_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Http)?;
     let user = Arc::new(User::default());
     let waker = Waker::from(user.clone());
     let connection = Some(connection);
-    let http1 = Http1 { sender, connection, over: false, head_bytes_left, user, waker, open: Open::new(cells) };
+    let http1 = Http1 { sender, connection, over: false, flow, user, waker, open: Open::new(cells) };
     Ok(Connected::Http1(Box::new(http1)))
 }
 
@@ -272,84 +253,5 @@ where
     fn execute(&self, future: F) {
         // Handed on as it is: a wrapper would hold, and move, a second copy.
         tokio::task::spawn_local(future);
-    }
-}
-
-/// The socket of an upstream connection, which bounds what is read for an answer's head.
-#[derive(Debug)]
-pub struct UpstreamIo {
-    stream: Stream,
-    head_bytes_left: Rc<Cell<Option<usize>>>,
-}
-
-#[derive(Debug)]
-enum Stream {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
-}
-
-impl UpstreamIo {
-    fn new(stream: Stream) -> Self {
-        Self { stream, head_bytes_left: Rc::default() }
-    }
-}
-
-impl AsyncRead for UpstreamIo {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
-        if let Some(left) = this.head_bytes_left.get() {
-            let left = left.saturating_sub(buffer.filled().len() - before);
-            this.head_bytes_left.set(Some(left));
-            if left == 0 {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the answer's head has no end")));
-            }
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for UpstreamIo {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

@@ -190,6 +190,23 @@ impl Silent {
     }
 }
 
+/// An endpoint whose connections nobody reads from, with small buffers in the kernel.
+pub struct Deaf(socket2::Socket);
+
+impl Deaf {
+    pub fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        listener.set_recv_buffer_size(4096).expect("a small buffer");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        listener.listen(1024).expect("listen");
+        Self(listener)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("address").as_socket().expect("an IP address")
+    }
+}
+
 fn accept(listener: &TcpListener, state: &Arc<State>, behaviour: &Arc<Behaviour>) {
     for stream in listener.incoming() {
         if state.stopping.load(Ordering::SeqCst) {

@@ -29,7 +29,7 @@ pub mod wire;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-pub use backend::Backend;
+pub use backend::{Backend, Deaf};
 pub use exchange::Exchange;
 pub use folder::Folder;
 pub use manifests::Ingress;
