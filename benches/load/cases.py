@@ -205,5 +205,5 @@ CASES = {case.name: case for case in (
          wrk(16, "-H", "Connection: close"), None, against=C_PEERS, tls=True),
 )}
 # What more is measured of the same proxies; modes.py.
-MODES = ("latency", "workers", "idle")
+MODES = ("latency", "workers", "routes", "idle")
 DEFAULT = (*(name for name in CASES if name != "resume"), *MODES)

@@ -1,5 +1,5 @@
-"""What is measured beside the cost of a request at full load: latency at a constant rate, the cost of a second worker, and
-the memory of connections that are only held. The same proxies at the same places, started fresh for each run."""
+"""What is measured beside the cost of a request at full load: latency at a constant rate, the cost of a second worker and
+of many rules, and the memory of connections that are only held. The same proxies at the same places, started fresh for each run."""
 import dataclasses
 import os
 import select
@@ -17,6 +17,9 @@ PEAK_OF = ("nginx", "haproxy")  # beside the subject: half of the lowest of thei
 SHARE = 0.5                     # of the peak
 HEADROOM = 1.2                  # a proxy whose peak isn't that many times the rate is left out: it would only measure its own queue
 LATENCY_SECONDS_MIN = 8         # so that the slowest in a thousand are many
+WORKERS_RATIO_MAX = 1.05
+ROUTES = (100, 100_000)
+ROUTES_RATIO_MAX = 1.05
 IDLE_SECONDS = 3                # from the last request to the second look at the memory
 OPENING_SECONDS_MAX = 120
 
@@ -48,36 +51,54 @@ def latency(bench: Bench, peaks: dict[str, float]) -> Outcome:
     return outcome
 
 
-# ---- two workers beside one --------------------------------------------------------------------------------------------
+# ---- one setting beside another ----------------------------------------------------------------------------------------
 
 @dataclass
-class Workers:
-    rate: int
-    one: list[Sample] = field(default_factory=list)
-    two: list[Sample] = field(default_factory=list)
+class Settings:
+    """The subject with two settings in turns: CPU per request with the second is to be at most `ratio_max` of that with the first."""
+    title: str
+    labels: tuple[str, str]
+    ratio_max: float
+    samples: tuple[list[Sample], list[Sample]] = field(default_factory=lambda: ([], []))
     failures: dict[str, str] = field(default_factory=dict)
 
     def ratios(self) -> list[float]:
-        return [two.cpu_us / one.cpu_us for one, two in zip(self.one, self.two)]
+        return [second.cpu_us / first.cpu_us for first, second in zip(*self.samples)]
 
     def raw(self) -> dict:
-        return {"rate": self.rate, "failures": self.failures, "one": [vars(sample) for sample in self.one], "two": [vars(sample) for sample in self.two]}
+        return {"title": self.title, "failures": self.failures, **{label: [vars(sample) for sample in samples] for label, samples in zip(self.labels, self.samples)}}
+
+    def measure(self, bench: Bench, case: Case, changes: tuple[dict, dict], cores: str | None = None) -> "Settings":
+        for round_ in range(bench.a.pairs):
+            for one in (0, 1) if round_ % 2 == 0 else (1, 0):
+                sample = bench.sample(bench.a.subject, case, bench.a.duration, cores, **changes[one])
+                if isinstance(sample, str):
+                    self.failures[self.labels[one]] = sample
+                    return self
+                self.samples[one].append(sample)
+        return self
 
 
-def workers(bench: Bench, peaks: dict[str, float]) -> Workers:
-    """The subject with one worker and with two, at the same rate, on both cores each time, so that only the setting differs."""
+def ours(bench: Bench, what: str) -> None:
     if not bench.peers[bench.a.subject].ours:
-        raise Failed(f"{bench.a.subject} has no `--workers`")
+        raise Failed(f"{bench.a.subject} has no {what}")
+
+
+def workers(bench: Bench, peaks: dict[str, float]) -> Settings:
+    """At the same rate, on both cores each time, so that only the setting differs."""
+    ours(bench, "`--workers`")
     case, rate = constant(bench, peaks, "workers", "at a constant {} requests/s")
-    found, cores = Workers(rate), ",".join(map(str, bench.a.cores))
-    for round_ in range(bench.a.pairs):
-        for count in (1, 2) if round_ % 2 == 0 else (2, 1):
-            sample = bench.sample(bench.a.subject, case, bench.a.duration, cores, workers=count)
-            if isinstance(sample, str):
-                found.failures[f"{count} workers"] = sample
-                return found
-            (found.one if count == 1 else found.two).append(sample)
-    return found
+    found = Settings(f"workers: Portunus with two beside one, both on both cores, at a constant {rate:,} requests/s", ("--workers 1", "--workers 2"), WORKERS_RATIO_MAX)
+    return found.measure(bench, case, ({"workers": 1}, {"workers": 2}), ",".join(map(str, bench.a.cores)))
+
+
+def routes(bench: Bench) -> Settings:
+    """At full load, one rule asked for."""
+    ours(bench, "manifests of ours")
+    few, many = ROUTES
+    case = dataclasses.replace(CASES["h1"], name="routes", goal=None, fallback=None, against=())
+    found = Settings(f"routes: Portunus with {many:,} rules beside {few:,}, {case.title}", (f"{few:,} rules", f"{many:,} rules"), ROUTES_RATIO_MAX)
+    return found.measure(bench, case, ({"rules": few}, {"rules": many}))
 
 
 # ---- connections that are held -----------------------------------------------------------------------------------------

@@ -11,26 +11,26 @@ from pathlib import Path
 
 from cases import C_PEERS
 from measure import ROOT
-from modes import IDLE_SECONDS, Idle, Workers
+from modes import IDLE_SECONDS, Idle, Settings
 from peers import Peer
 from rounds import Outcome, median_of
 
 LOG_US_MAX = 0.5            # of a worker's CPU for a line of the access log
-WORKERS_RATIO_MAX = 1.05
 REUSE_MIN = 0.999
 LATENCY_RATIO_MAX = 1.0
 IDLE_KIB_MAX = {False: 10, True: 20}  # over TLS or not
 TITLES = {"nginx": "nginx", "haproxy": "HAProxy", "pingora": "Pingora"}
 
 
-def whole(a: argparse.Namespace, peers: dict[str, Peer], outcomes: list[Outcome], latency: Outcome | None, workers: Workers | None, idle: Idle | None) -> list[str]:
+def whole(a: argparse.Namespace, peers: dict[str, Peer], outcomes: list[Outcome], latency: Outcome | None, workers: Settings | None, routes: Settings | None, idle: Idle | None) -> list[str]:
     lines = head(a, peers)
     for outcome in outcomes:
         lines += table(a, outcome)
     if latency:
         lines += latency_table(a, latency)
-    if workers:
-        lines += workers_lines(workers)
+    for found in (workers, routes):
+        if found:
+            lines += settings_lines(found)
     if idle:
         lines += idle_table(idle)
     return lines
@@ -143,17 +143,17 @@ def latency_table(a: argparse.Namespace, outcome: Outcome) -> list[str]:
     return ["", f"## latency: {outcome.case.title}", "", *markdown(rows), *([""] if below else []), *below]
 
 
-def workers_lines(found: Workers) -> list[str]:
-    lines = ["", f"## workers: Portunus with two beside one, both on both cores, at a constant {found.rate:,} requests/s", ""]
+def settings_lines(found: Settings) -> list[str]:
+    lines = ["", f"## {found.title}", ""]
     if found.failures:
-        return [*lines, *failed(found.failures, "workers")]
-    rows = [("", "runs", "CPU µs/request", "user", "system", "p50 ms", "p99 ms")]
-    for name, samples in (("--workers 1", found.one), ("--workers 2", found.two)):
-        m = {what: statistics.median(getattr(sample, what) for sample in samples) for what in ("cpu_us", "user_us", "system_us", "p50_ms", "p99_ms")}
-        rows.append((name, str(len(samples)), *(f"{m[what]:.1f}" for what in ("cpu_us", "user_us", "system_us")), f"{m['p50_ms']:.2f}", f"{m['p99_ms']:.2f}"))
+        return [*lines, *failed(found.failures, found.title.split(":")[0])]
+    rows = [("", "runs", "CPU µs/request", "user", "system", "p50 ms", "p99 ms", "PSS MiB")]
+    for label, samples in zip(found.labels, found.samples):
+        m = {what: statistics.median(getattr(sample, what) for sample in samples) for what in ("cpu_us", "user_us", "system_us", "p50_ms", "p99_ms", "pss_mib")}
+        rows.append((label, str(len(samples)), *(f"{m[what]:.1f}" for what in ("cpu_us", "user_us", "system_us")), f"{m['p50_ms']:.2f}", f"{m['p99_ms']:.2f}", f"{m['pss_mib']:.1f}"))
     ratio = statistics.median(found.ratios())
     return [*lines, *markdown(rows), "",
-            f"- CPU per request of two workers, goal at most {WORKERS_RATIO_MAX} times that of one: {verdict(ratio <= WORKERS_RATIO_MAX)}, {median_of(found.ratios())} times."]
+            f"- CPU per request of the second, goal at most {found.ratio_max} times that of the first: {verdict(ratio <= found.ratio_max)}, {median_of(found.ratios())} times."]
 
 
 def idle_table(found: Idle) -> list[str]:

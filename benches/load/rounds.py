@@ -80,7 +80,7 @@ class Bench:
         whole = [name for name, peer in peers.items() if not peer.cases]
         measured = sum(len(self.running(case)) + (a.pairs - 1) * self.paired_count(case) for case in cases)
         measured += len(whole) + (a.pairs - 1) * (1 + PAIRED) if "latency" in a.cases else 0
-        measured += 2 * a.pairs if "workers" in a.cases else 0
+        measured += 2 * a.pairs * len({"workers", "routes"} & set(a.cases))
         measured += len(whole) if {"latency", "workers"} & set(a.cases) and "h1" not in a.cases else 0  # the peaks
         held = 2 * len(whole) if "idle" in a.cases else 0
         self.planned = measured + held

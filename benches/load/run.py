@@ -100,7 +100,8 @@ def measure_all(a: argparse.Namespace, peers: dict[str, Peer]) -> tuple[str, boo
     if {"latency", "workers"} & set(a.cases):
         peaks = peaks or modes.peaks(bench)
     found, lost = {}, []
-    for name, measure in (("latency", lambda: modes.latency(bench, peaks)), ("workers", lambda: modes.workers(bench, peaks)), ("idle", lambda: modes.idle(bench))):
+    for name, measure in (("latency", lambda: modes.latency(bench, peaks)), ("workers", lambda: modes.workers(bench, peaks)),
+                          ("routes", lambda: modes.routes(bench)), ("idle", lambda: modes.idle(bench))):
         try:
             found[name] = measure() if name in a.cases else None
         except Failed as error:
