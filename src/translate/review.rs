@@ -101,13 +101,13 @@ fn taken_paths(translator: &Translator, parts: &Parts, host: &HostPattern) -> Ve
     let ingresses = beside(translator, parts, host);
     let all = ingresses.iter().filter(|other| !other.is_canary);
     let located = all.flat_map(|parts| parts.rules_of(host).iter().map(move |(_, located)| (*parts, located)));
-    let located = located.filter(|(_, located)| !located.holds && !located.written.is_unread());
     let decider = decides(translator, parts, host, &ingresses);
     let Together { rules, mut problems, .. } = paths::read_together(host, decider, located.collect());
     problems.retain(|problem| problem.object.name == parts.name);
     // The candidate's come last.
     let mut winners: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
-    for (ingress, located, rule) in &rules {
+    // What only keeps others out has nobody's place.
+    for (ingress, located, rule) in rules.iter().filter(|(_, located, _)| located.turn() == 0) {
         let winner = *winners.entry(rule.path.as_ref()).or_insert(rule);
         if ingress.name == parts.name {
             problems.extend(conflict(host, parts, located.field, rule, winner));
@@ -308,6 +308,19 @@ mod tests {
             };
             (lines(refused), lines(warnings))
         }
+    }
+
+    #[test]
+    fn whoever_writes_a_path_that_nobody_can_read_is_told_what_paths_the_host_has() {
+        let world = World::new(false, &[ingress("capulet/old", Some(OLD), &[("a.example", "/")])]);
+        let mut candidate = ingress("montague/new", Some(YOUNG), &[("a.example", "/x")]);
+        candidate["spec"]["rules"][0]["http"]["paths"][0]["pathType"] = json!("Regex");
+        candidate["metadata"]["annotations"] = json!({
+            "nginx.ingress.kubernetes.io/use-regex": "true",
+            "nginx.ingress.kubernetes.io/whitelist-source-range": "10.0.0.0/8",
+        });
+        let (refused, _) = world.review(&candidate);
+        assert!(refused.iter().any(|line| line.contains("are no regular expressions")), "{refused:?}");
     }
 
     #[test]

@@ -171,7 +171,13 @@ impl BodyWatch {
 
     /// Whether the endpoint is to take what it was sent, before the client is asked for more.
     fn is_held(&self) -> bool {
-        self.flow.borrow().as_ref().is_some_and(|flow| flow.holds())
+        let held = self.flow.borrow().as_ref().is_some_and(|flow| flow.holds());
+        if held {
+            // It is the endpoint that is late now, if anybody is.
+            self.waiting.set(false);
+            self.timer.clear();
+        }
+        held
     }
 
     fn observe(

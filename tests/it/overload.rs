@@ -7,8 +7,8 @@ use crate::harness::*;
 
 const SHED: &str = "portunus_requests_shed_total";
 
-/// A memory limit that the process is beyond from the start.
-const LITTLE: [&str; 2] = ["--memory-limit", "1000000"];
+/// A memory limit that the process is beyond from the start. Each worker finds out for itself, at its next tick.
+const LITTLE: [&str; 4] = ["--memory-limit", "1000000", "--workers", "1"];
 
 #[test]
 fn out_of_memory_nothing_new_is_taken_and_what_runs_is_finished() {
