@@ -122,9 +122,8 @@ pub(super) fn target(received: &Uri, path: Cow<'_, str>) -> Result<Option<Uri>, 
     let Some(whole) = received.path_and_query() else { return Ok(None) };
     let query = received.query();
     // The path of an absolute target may be left out.
-    let is_written_anew = path != received.path()
-        || query.is_some_and(|query| !query.is_ascii())
-        || !whole.as_str().starts_with('/');
+    let is_written_anew =
+        path != received.path() || query.is_some_and(|query| !query.is_ascii()) || !whole.as_str().starts_with('/');
     if !is_written_anew {
         return Ok(received.authority().map(|_| Uri::from(whole.clone())));
     }

@@ -323,8 +323,8 @@ mod tests {
     #[test]
     fn a_query_has_what_browsers_leave_in_one() {
         let target = "/a?!$%&'()*+,-./09:;=?@AZ[\\]^_`az{|}~%zz";
-        let (request, _) = whole(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes(), Rules::Strict)
-            .expect("a request");
+        let (request, _) =
+            whole(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes(), Rules::Strict).expect("a request");
         assert_eq!(request.target, target);
     }
 
