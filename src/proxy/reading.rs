@@ -121,11 +121,12 @@ pub(super) fn path(received: &Uri, normalization: Normalization) -> Result<Norma
 pub(super) fn target(received: &Uri, path: Cow<'_, str>) -> Result<Option<Uri>, Error> {
     let Some(whole) = received.path_and_query() else { return Ok(None) };
     let query = received.query();
-    // The path of an absolute target may be left out.
-    let is_written_anew =
-        path != received.path() || query.is_some_and(|query| !query.is_ascii()) || !whole.as_str().starts_with('/');
-    if !is_written_anew {
-        return Ok(received.authority().map(|_| Uri::from(whole.clone())));
+    // The path of an absolute target may be left out, also before a query.
+    let is_whole = whole.as_str().starts_with('/');
+    if is_whole && path == received.path() && query.is_none_or(str::is_ascii) {
+        // What was left out reads as `/`, but isn't written as one.
+        let origin = || if whole.as_str() == "/" { PathAndQuery::from_static("/") } else { whole.clone() };
+        return Ok(received.authority().map(|_| Uri::from(origin())));
     }
     let target = match query {
         Some(query) => format!("{path}?{}", utf8_percent_encode(query, CONTROLS)),

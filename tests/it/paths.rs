@@ -69,7 +69,11 @@ fn what_was_matched_is_what_is_sent() {
         ("/a/../b?c=/../%2e%5C//d&%00", "/b?c=/../%2e%5C//d&%00"),
         ("/a?b?c", "/a?b?c"),
         ("http://a.test?a=b", "/?a=b"),
+        ("http://a.test?a=b#c", "/?a=b"),
         ("http://a.test", "/"),
+        ("http://a.test#c", "/"),
+        ("http://a.test/#c", "/"),
+        ("http://a.test/?#c", "/?"),
     ] {
         assert_sent(&portunus, &backend, target, Ok(sent));
     }
