@@ -16,4 +16,4 @@ trap 'rm -f portunus-sbom.json' EXIT
 "$cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --override-filename portunus-sbom
 mkdir -p target/sbom
 mv portunus-sbom.json target/sbom/portunus.cdx.json
-echo "sbom: target/sbom/portunus.cdx.json has $(grep -c '"purl"' target/sbom/portunus.cdx.json) components"
+echo "sbom: target/sbom/portunus.cdx.json has $(grep -c '"scope"' target/sbom/portunus.cdx.json) crates"

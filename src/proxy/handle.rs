@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
@@ -24,9 +23,10 @@ use super::guard::panic_if_told;
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
 use super::overload::Pressure;
+use super::reading;
 use super::session::Session;
 use crate::filter::Answer;
-use crate::model::{HostName, Normalization};
+use crate::model::Normalization;
 use crate::table::{Route, Table};
 use crate::upstream::{SlotId, Upstream};
 
@@ -168,17 +168,8 @@ fn decide(
     exchange: &mut Exchange,
     applied: &mut Option<Box<Applied>>,
 ) -> Result<Plan, Refusal> {
-    check_target(head, facts.limits)?;
-    let host = authority(head)?;
-    let upgrade = headers::clean_request(&mut head.headers, head.version, facts.limits, facts.peer.trusted)?;
-    let name = match &host {
-        Some(host) => {
-            let text = host.to_str().map_err(|_| Error::Malformed("the host is not ASCII"))?;
-            HostName::parse(text).ok_or(Error::Malformed("the host is not a name with an optional port"))?
-        }
-        // HTTP/1.0 may leave it out.
-        None => HostName::parse("none.invalid").expect("it is a name"),
-    };
+    let (host, upgrade) = reading::check(head, facts.limits, facts.peer.trusted)?;
+    let name = reading::host_name(host.as_ref())?;
     if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {
         return Err(Error::Misdirected.into());
     }
@@ -260,58 +251,6 @@ fn destination<'t>(
     Some((backend, upstream, session))
 }
 
-pub(super) fn check_target(head: &Parts, limits: Limits) -> Result<(), Error> {
-    if head.method == Method::CONNECT {
-        return Err(Error::NotImplemented("CONNECT is not implemented"));
-    }
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if target.len() > limits.target_bytes_max {
-        return Err(Error::TargetTooLong);
-    }
-    if head.version == Version::HTTP_2 && !target.starts_with('/') {
-        return Err(Error::Malformed("the path does not begin with a slash"));
-    }
-    // What a gateway to something else may do with it is not ours to guess (RFC 9110, 7.4).
-    let scheme = head.uri.scheme_str();
-    if scheme.is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https")) {
-        return Err(Error::Malformed("the scheme is neither http nor https"));
-    }
-    Ok(())
-}
-
-/// The one host that the request is for. HTTP/1.1: exactly one `Host`, and an absolute target that agrees with
-/// it (RFC 9112, 3.2); HTTP/2: `:authority`, and a `Host` that agrees with it if there is one (RFC 9113, 8.3.1).
-pub(super) fn authority(head: &Parts) -> Result<Option<HeaderValue>, Error> {
-    let mut fields = head.headers.get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Error::Malformed("there is more than one Host"));
-    }
-    match (head.uri.authority(), field) {
-        (Some(authority), _) if authority.as_str().contains('@') => {
-            Err(Error::Malformed("the authority has user information"))
-        }
-        (Some(authority), Some(field)) if !same_authority(head.uri.scheme_str(), authority.as_str(), field) => {
-            Err(Error::Malformed("Host and the request's authority differ"))
-        }
-        (Some(_), None) if head.version == Version::HTTP_11 => Err(Error::Malformed("there is no Host")),
-        (Some(authority), _) => {
-            let value = HeaderValue::from_str(authority.as_str());
-            value.map(Some).map_err(|_| Error::Malformed("the authority is not ASCII"))
-        }
-        (None, Some(field)) => Ok(Some(field.clone())),
-        (None, None) if head.version == Version::HTTP_10 => Ok(None),
-        (None, None) => Err(Error::Malformed("there is no Host")),
-    }
-}
-
-/// Whether both name the same host and port; the scheme's own port may be left out.
-fn same_authority(scheme: Option<&str>, authority: &str, field: &HeaderValue) -> bool {
-    let default = if scheme == Some("https") { ":443" } else { ":80" };
-    let plain = |text: &str| text.strip_suffix(default).unwrap_or(text).to_ascii_lowercase();
-    field.to_str().is_ok_and(|field| field == authority || plain(field) == plain(authority))
-}
-
 /// The route by host and path. What was matched is what is sent; the path in normal form comes along if that is
 /// another one, and the route's filters want it.
 fn find<'t>(
@@ -320,10 +259,7 @@ fn find<'t>(
     host: &str,
     head: &mut Parts,
 ) -> Result<(&'t Route, Option<String>), Error> {
-    if head.uri.path() == "*" || head.uri.path_and_query().is_none() {
-        return Err(Error::Malformed("the request target has no path"));
-    }
-    let path = normalization.apply(head.uri.path()).map_err(|error| Error::Malformed(error.message()))?;
+    let path = reading::path(&head.uri, normalization)?;
     let route = table.find(host, &path.matched).ok_or(Error::NoRoute)?;
     let same = |path: &String| table.find(host, path).is_some_and(|found| std::ptr::eq(found, route));
     if !path.readings().is_ok_and(|readings| readings.iter().all(same)) {
@@ -333,16 +269,8 @@ fn find<'t>(
         Cow::Owned(matched) if route.filters.is_some() => Some(matched.clone()),
         Cow::Owned(_) | Cow::Borrowed(_) => None,
     };
-    let received = head.uri.path_and_query();
-    if path.sent != head.uri.path() {
-        let target = match head.uri.query() {
-            Some(query) => format!("{}?{query}", path.sent),
-            None => path.sent.into_owned(),
-        };
-        let target = PathAndQuery::try_from(target).map_err(|_| Error::Malformed("the path is not a URI's"))?;
-        head.uri = Uri::from(target);
-    } else if head.uri.authority().is_some() {
-        head.uri = Uri::from(received.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    if let Some(target) = reading::target(&head.uri, path.sent)? {
+        head.uri = target;
     }
     Ok((route, matched))
 }
@@ -417,7 +345,7 @@ fn begin(mut record: Box<Record>, connection: &Connection, head: &mut Parts, gen
     // A request that is refused has an id in the log too.
     record.set(Text::RequestId, headers::request_id(&mut head.headers).as_bytes());
     record.set(Text::Method, head.method.as_str().as_bytes());
-    if let Ok(Some(host)) = authority(head) {
+    if let Ok(Some(host)) = reading::authority(head) {
         record.set(Text::Host, host.as_bytes());
     }
     if let Some(target) = head.uri.path_and_query() {

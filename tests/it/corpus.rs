@@ -14,7 +14,8 @@ use serde::{Deserialize, Deserializer};
 use crate::harness::h1::Connection;
 use crate::harness::hyper_backend::{self, HyperBackend};
 use crate::harness::manifests::app_with;
-use crate::harness::strict::{Fields, Request, StrictBackend};
+use crate::harness::strict::{Fields, Request};
+use crate::harness::strict_backend::StrictBackend;
 use crate::harness::*;
 
 const FILES: [&str; 6] = ["lengths", "chunks", "hosts", "targets", "fields", "hops"];
@@ -391,7 +392,7 @@ fn as_request(received: &hyper_backend::Received) -> Request {
     };
     let mut request = Request {
         method: received.method.to_string(),
-        target: received.uri.path_and_query().expect("a path").to_string(),
+        target: received.uri.path_and_query().expect("a path").as_str().to_owned(),
         fields: fields(&received.headers),
         body: received.body.to_vec(),
         trailers: received.trailers.as_ref().map(fields).unwrap_or_default(),

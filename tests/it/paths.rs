@@ -68,9 +68,37 @@ fn what_was_matched_is_what_is_sent() {
         // The query is nobody's business.
         ("/a/../b?c=/../%2e%5C//d&%00", "/b?c=/../%2e%5C//d&%00"),
         ("/a?b?c", "/a?b?c"),
+        ("http://a.test?a=b", "/?a=b"),
+        ("http://a.test?a=b#c", "/?a=b"),
+        ("http://a.test", "/"),
+        ("http://a.test#c", "/"),
+        ("http://a.test/#c", "/"),
+        ("http://a.test/?#c", "/?"),
     ] {
         assert_sent(&portunus, &backend, target, Ok(sent));
     }
+}
+
+/// The query percent-encode set of the URL standard is what browsers escape in a query.
+#[test]
+fn a_query_has_what_browsers_leave_in_one() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve(&folder);
+    for byte in 0x21..0x7f_u8 {
+        let byte = char::from(byte);
+        let target = format!("/a?b{byte}c");
+        let expected = match byte {
+            '"' | '<' | '>' => Err(400),
+            // It begins a fragment.
+            '#' => Ok("/a?b"),
+            _ => Ok(&*target),
+        };
+        assert_sent(&portunus, &backend, &target, expected);
+    }
+    assert_sent(&portunus, &backend, "/a?\u{e9}={\u{20ac}}%c3", Ok("/a?%C3%A9={%E2%82%AC}%c3"));
+    assert_sent(&portunus, &backend, "/\u{e9}?\u{e9}", Ok("/%C3%A9?%C3%A9"));
+    assert_sent(&portunus, &backend, "/a?b\u{7f}", Err(400));
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub mod program;
 pub mod reach;
 pub mod services;
 pub mod strict;
+pub mod strict_backend;
 pub mod suites;
 pub mod tls;
 pub mod websocket;

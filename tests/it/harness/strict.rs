@@ -1,14 +1,25 @@
-//! A backend as picky as any: HTTP/1.1 requests read by the letter of RFC 9112, by none of our code and with nothing
-//! forgiven. What it can't read is what a proxy must never send.
-
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+//! A second reading of HTTP/1.1 requests (RFC 9112), as plain as can be and with nothing of hyper's or httparse's in it.
+//! Strict, it is a backend as picky as any: what it can't read is what a proxy must never send. Patient, it forgives what
+//! hyper does, so that it has to read whatever hyper reads. `fuzz/` includes this file.
 
 pub type Fields = Vec<(String, Vec<u8>)>;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// HTTP/1.1 in origin form, by the letter.
+    Strict,
+    /// Where the RFC lets a recipient be more patient, and hyper is; the last two are against the grammar and go no
+    /// further (docs/security.md has them as findings):
+    /// - LF alone ends a line of a head (RFC 9112, 2.2), and empty lines before a head are skipped
+    /// - HTTP/1.0, and any number of Hosts, which others look at
+    /// - what a target is made of is the target's affair
+    /// - equal Content-Lengths are one (RFC 9110, 8.6), and chunked goes before them (RFC 9112, 6.3)
+    /// - a chunk's extension is skipped whatever it is, as long as it is one line
+    /// - trailers go on to the first empty line that ends with CR LF, be LF alone in them as it may
+    Patient,
+}
+
+/// A request, as far as it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: String,
@@ -16,8 +27,20 @@ pub struct Request {
     /// Names in lower case.
     pub fields: Fields,
     pub body: Vec<u8>,
+    /// Of strict reading.
     pub trailers: Fields,
 }
+
+/// Why there is no whole request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The bytes end before it does.
+    More,
+    /// It is not in the grammar.
+    Wrong(String),
+}
+
+type Read<T> = Result<T, Stop>;
 
 impl Request {
     pub fn all(&self, name: &str) -> Vec<&[u8]> {
@@ -25,118 +48,204 @@ impl Request {
     }
 }
 
-/// The request at the beginning and its length in bytes; none if it isn't whole yet.
-pub fn request(bytes: &[u8]) -> Result<Option<(Request, usize)>, String> {
-    let mut reader = Reader { bytes, at: 0 };
-    Ok(reader.request()?.map(|request| (request, reader.at)))
+/// The request at the beginning, if its head is there, and its length or why its body isn't whole.
+pub fn begun(bytes: &[u8], rules: Rules) -> Read<(Request, Read<usize>)> {
+    Reader { bytes, at: 0, rules }.request()
+}
+
+/// The whole request at the beginning and its length.
+pub fn whole(bytes: &[u8], rules: Rules) -> Read<(Request, usize)> {
+    let (request, length) = begun(bytes, rules)?;
+    Ok((request, length?))
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
 }
 
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    rules: Rules,
 }
 
 impl<'a> Reader<'a> {
-    fn request(&mut self) -> Result<Option<Request>, String> {
-        let Some(start) = self.line()? else { return Ok(None) };
-        let (method, target) = start_line(start)?;
-        let mut request = Request { method, target, ..Request::default() };
-        let Some(fields) = self.fields()? else { return Ok(None) };
-        request.fields = fields;
-        let (hosts, lengths) = (request.all("host"), request.all("content-length"));
-        if hosts.len() != 1 {
-            return Err(format!("{} Host fields", hosts.len()));
+    fn request(&mut self) -> Read<(Request, Read<usize>)> {
+        let patient = self.rules == Rules::Patient;
+        let mut start = self.line(patient)?;
+        while patient && start.is_empty() {
+            start = self.line(patient)?;
         }
-        match (&request.all("transfer-encoding")[..], &lengths[..]) {
-            ([], []) => {}
-            ([coding], []) if *coding == b"chunked" => {
-                let Some((body, trailers)) = self.chunks()? else { return Ok(None) };
-                (request.body, request.trailers) = (body, trailers);
-            }
-            ([], [length]) => {
-                let Some(body) = self.take(number(length)?) else { return Ok(None) };
-                request.body = body.to_vec();
-            }
-            other => return Err(format!("framing to be read in two ways: {other:?}")),
-        }
-        Ok(Some(request))
+        let (method, target, minor) = start_line(start, self.rules)?;
+        let fields = self.fields()?;
+        let mut request = Request { method, target, fields, ..Request::default() };
+        let read = match framing(&request, minor, self.rules)? {
+            Framing::Length(length) => self.take(length, &mut request.body),
+            Framing::Chunked => self.chunks(&mut request),
+        };
+        let length = read.map(|()| self.at);
+        Ok((request, length))
     }
 
-    /// A line without its CRLF; neither byte may stand alone.
-    fn line(&mut self) -> Result<Option<&'a [u8]>, String> {
+    /// A line without its end. A CR within it is in no part of the grammar.
+    fn line(&mut self, lf_ends: bool) -> Read<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let Some(end) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else { return Ok(None) };
-        match (rest[end], rest.get(end + 1)) {
-            (b'\n', _) => Err("LF without CR".to_owned()),
-            (_, None) => Ok(None),
-            (_, Some(b'\n')) => {
-                self.at += end + 2;
-                Ok(Some(&rest[..end]))
-            }
-            (_, Some(_)) => Err("CR without LF".to_owned()),
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            let lone = rest.iter().position(|byte| *byte == b'\r').is_some_and(|cr| cr + 1 < rest.len());
+            return Err(if lone { Stop::Wrong("CR without LF".to_owned()) } else { Stop::More });
+        };
+        self.at += end + 1;
+        match rest[..end].strip_suffix(b"\r") {
+            Some(line) => Ok(line),
+            None if lf_ends => Ok(&rest[..end]),
+            None => Err(Stop::Wrong("LF without CR".to_owned())),
         }
     }
 
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let bytes = self.bytes.get(self.at..self.at.checked_add(length)?)?;
-        self.at += length;
-        Some(bytes)
-    }
-
-    fn fields(&mut self) -> Result<Option<Fields>, String> {
+    /// Fields up to and with the empty line.
+    fn fields(&mut self) -> Read<Fields> {
         let mut fields = Fields::new();
         loop {
-            match self.line()? {
-                None => return Ok(None),
-                Some(b"") => return Ok(Some(fields)),
-                Some(line) => fields.push(field(line)?),
+            match self.line(self.rules == Rules::Patient)? {
+                b"" => return Ok(fields),
+                line => fields.push(field(line)?),
             }
         }
     }
 
-    fn chunks(&mut self) -> Result<Option<(Vec<u8>, Fields)>, String> {
-        let mut body = Vec::new();
+    /// Adds so many bytes to a body, or as many as there are.
+    fn take(&mut self, length: usize, body: &mut Vec<u8>) -> Read<()> {
+        let there = &self.bytes[self.at..];
+        let taken = &there[..there.len().min(length)];
+        body.extend_from_slice(taken);
+        self.at += taken.len();
+        if taken.len() < length { Err(Stop::More) } else { Ok(()) }
+    }
+
+    fn chunks(&mut self, request: &mut Request) -> Read<()> {
         loop {
-            let Some(line) = self.line()? else { return Ok(None) };
-            let text = String::from_utf8_lossy(line);
-            let digits = (1..=15).contains(&line.len()) && line.iter().all(u8::is_ascii_hexdigit);
-            let size = usize::from_str_radix(&text, 16).ok().filter(|_| digits);
-            let size = size.ok_or_else(|| format!("a chunk of size {text:?}"))?;
+            // Here LF alone ends no line.
+            let size = chunk_size(self.line(false)?, self.rules)?;
             if size == 0 {
-                return Ok(self.fields()?.map(|trailers| (body, trailers)));
+                request.trailers = self.trailers()?;
+                return Ok(());
             }
-            let Some(data) = self.take(size) else { return Ok(None) };
-            body.extend_from_slice(data);
-            match self.take(2) {
-                None => return Ok(None),
-                Some(b"\r\n") => {}
-                Some(other) => return Err(format!("{other:?} behind a chunk")),
+            self.take(size, &mut request.body)?;
+            match &self.bytes[self.at..] {
+                [b'\r', b'\n', ..] => self.at += 2,
+                [] | [b'\r'] => return Err(Stop::More),
+                [..] => return Err(Stop::Wrong("no CRLF behind a chunk".to_owned())),
+            }
+        }
+    }
+
+    fn trailers(&mut self) -> Read<Fields> {
+        if self.rules == Rules::Strict {
+            return self.fields();
+        }
+        loop {
+            let rest = &self.bytes[self.at..];
+            let end = rest.iter().position(|byte| *byte == b'\r').ok_or(Stop::More)?;
+            match rest.get(end + 1) {
+                Some(b'\n') => self.at += end + 2,
+                Some(_) => return Err(Stop::Wrong("CR without LF".to_owned())),
+                None => return Err(Stop::More),
+            }
+            if end == 0 {
+                return Ok(Fields::new());
             }
         }
     }
 }
 
-/// Method and target, in origin form, of HTTP/1.1.
-fn start_line(line: &[u8]) -> Result<(String, String), String> {
-    let wrong = |what: &str| format!("{what} in {:?}", String::from_utf8_lossy(line));
-    let parts: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let [method, target, b"HTTP/1.1"] = parts[..] else { return Err(wrong("not three words")) };
-    if !is_token(method) {
-        return Err(wrong("no method"));
+/// Method, target and minor version.
+fn start_line(line: &[u8], rules: Rules) -> Read<(String, String, u8)> {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let [method, target, version] = words[..] else { return wrong("not three words", line) };
+    let minor = match version {
+        b"HTTP/1.1" => 1,
+        b"HTTP/1.0" if rules == Rules::Patient => 0,
+        _ => return wrong("no version", line),
+    };
+    let good = match rules {
+        Rules::Strict => is_target(target),
+        Rules::Patient => !target.is_empty() && !target.iter().any(u8::is_ascii_control),
+    };
+    if !is_token(method) || !good {
+        return wrong("no method or no target", line);
     }
-    let target = std::str::from_utf8(target).map_err(|_| wrong("no text"))?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let escapes =
-        path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit()));
-    let of_path = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@[]".contains(&byte);
-    if !path.starts_with('/') || !escapes || !path.bytes().all(of_path) {
-        return Err(wrong("no path"));
+    Ok((lossy(method), lossy(target), minor))
+}
+
+/// Origin form (RFC 9112, 3.2.1). A query has what a browser may leave unescaped in one, all of ASCII but control bytes,
+/// space, `"`, `#`, `<` and `>` (the URL standard's query percent-encode set), so that signatures over it hold.
+fn is_target(target: &[u8]) -> bool {
+    let mut parts = target.splitn(2, |byte| *byte == b'?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let is_escape = |rest: &[u8]| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit);
+    let of_path = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@[]".contains(byte);
+    let of_query = |byte: &u8| matches!(byte, b'!' | b'$'..=b';' | b'=' | b'?'..=b'~');
+    path.starts_with(b"/")
+        && path.split(|byte| *byte == b'%').skip(1).all(is_escape)
+        && path.iter().all(of_path)
+        && query.iter().all(of_query)
+}
+
+fn field(line: &[u8]) -> Read<(String, Vec<u8>)> {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return wrong("no colon", line) };
+    let (name, value) = (&line[..colon], trimmed(&line[colon + 1..]));
+    if !is_token(name) {
+        return wrong("no name", line);
     }
-    // A query passes as it came, so that signatures over it hold.
-    if query.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
-        return Err(wrong("no query"));
+    if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return wrong("a control byte", line);
     }
-    Ok((String::from_utf8_lossy(method).into_owned(), target.to_owned()))
+    Ok((lossy(name).to_ascii_lowercase(), value.to_vec()))
+}
+
+/// RFC 9112, 6.3, unless it could be read in two ways.
+fn framing(request: &Request, minor: u8, rules: Rules) -> Read<Framing> {
+    let (hosts, codings, lengths) =
+        (request.all("host"), request.all("transfer-encoding"), request.all("content-length"));
+    let patient = rules == Rules::Patient;
+    if !patient && hosts.len() != 1 {
+        return Err(Stop::Wrong(format!("{} Host fields", hosts.len())));
+    }
+    let chunked = |coding: &[u8]| coding == b"chunked" || patient && coding.eq_ignore_ascii_case(b"chunked");
+    match (&codings[..], &lengths[..]) {
+        ([], []) => Ok(Framing::Length(0)),
+        ([], [length, others @ ..]) if patient || others.is_empty() => {
+            let length = number(length, rules)?;
+            let same = others.iter().all(|other| number(other, rules) == Ok(length));
+            if same { Ok(Framing::Length(length)) } else { Err(Stop::Wrong(format!("lengths {lengths:?}"))) }
+        }
+        ([coding], others) if minor == 1 && chunked(coding) && (patient || others.is_empty()) => Ok(Framing::Chunked),
+        other => Err(Stop::Wrong(format!("framing to be read in two ways: {other:?}"))),
+    }
+}
+
+fn number(value: &[u8], rules: Rules) -> Read<usize> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let plain = rules == Rules::Patient || value == b"0" || !value.starts_with(b"0");
+    match lossy(value).parse() {
+        Ok(number) if digits && plain => Ok(number),
+        Ok(_) | Err(_) => wrong("a length", value),
+    }
+}
+
+/// The size at the beginning of a chunk.
+fn chunk_size(line: &[u8], rules: Rules) -> Read<usize> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, rest) = line.split_at(digits);
+    let good = match rules {
+        Rules::Strict => digits < 16 && rest.is_empty(),
+        Rules::Patient => matches!(trimmed(rest), [] | [b';', ..]),
+    };
+    match usize::from_str_radix(&lossy(size), 16) {
+        Ok(size) if good => Ok(size),
+        Ok(_) | Err(_) => wrong("a chunk's size", line),
+    }
 }
 
 fn is_token(bytes: &[u8]) -> bool {
@@ -144,143 +253,101 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(of_token)
 }
 
-fn field(line: &[u8]) -> Result<(String, Vec<u8>), String> {
-    let wrong = |what: &str| format!("{what} in {:?}", String::from_utf8_lossy(line));
-    let colon = line.iter().position(|byte| *byte == b':').ok_or_else(|| wrong("no colon"))?;
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if !is_token(name) {
-        return Err(wrong("no name"));
+/// Without the spaces and tabs around it, which are no part of a value (RFC 9110, 5.5).
+fn trimmed(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
     }
-    if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
-        return Err(wrong("a control byte"));
-    }
-    Ok((String::from_utf8_lossy(name).to_lowercase(), value.trim_ascii().to_vec()))
+    text
 }
 
-fn number(value: &[u8]) -> Result<usize, String> {
-    let text = String::from_utf8_lossy(value);
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && (value.len() == 1 || value[0] != b'0');
-    text.parse().ok().filter(|_| digits).ok_or_else(|| format!("a length of {text:?}"))
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a strict backend saw.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub requests: Vec<Request>,
-    /// What could not be read, and why; their connections were closed.
-    pub violations: Vec<String>,
+fn wrong<T>(what: &str, bytes: &[u8]) -> Read<T> {
+    Err(Stop::Wrong(format!("{what} in {:?}", lossy(bytes))))
 }
 
-/// A backend that reads by the letter and answers every request with an empty 200.
-pub struct StrictBackend {
-    address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl StrictBackend {
-    pub fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = listener.local_addr().expect("address");
-        let (seen, stopping) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
-        let (shared, stop) = (seen.clone(), stopping.clone());
-        let acceptor = std::thread::spawn(move || {
-            let mut connections = Vec::new();
-            for stream in listener.incoming() {
-                if stop.load(Ordering::SeqCst) {
-                    break;
-                }
-                let Ok(stream) = stream else { continue };
-                let seen = shared.clone();
-                connections.push(std::thread::spawn(move || serve(stream, &seen)));
-            }
-            connections
-        });
-        Self { address, seen, stopping, acceptor: Some(acceptor) }
-    }
+    const HEAD: &str = "POST /a?b HTTP/1.1\r\nhost: a\r\n";
+    const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// All that came, once every connection to it has ended: whoever holds them is gone.
-    pub fn finish(mut self) -> Seen {
-        for connection in self.stop() {
-            connection.join().expect("a connection");
+    #[test]
+    fn nothing_is_forgiven() {
+        let read = |text: &str| whole(text.as_bytes(), Rules::Strict).map(|(request, length)| (request.body, length));
+        let chunked = format!("{HEAD}{CHUNKED}");
+        let good = format!("{chunked}5\r\nhello\r\n0\r\nx: y\r\n\r\n");
+        assert_eq!(read(&good), Ok((b"hello".to_vec(), good.len())));
+        for end in 0..good.len() {
+            assert_eq!(read(&good[..end]), Err(Stop::More), "{end}");
         }
-        std::mem::take(&mut self.seen.lock().expect("seen"))
-    }
-
-    fn stop(&mut self) -> Vec<JoinHandle<()>> {
-        let Some(acceptor) = self.acceptor.take() else { return Vec::new() };
-        self.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        acceptor.join().expect("the acceptor")
-    }
-}
-
-impl Drop for StrictBackend {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn serve(mut stream: TcpStream, seen: &Mutex<Seen>) {
-    let _ = stream.set_nodelay(true);
-    let mut unread = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        match request(&unread) {
-            Ok(Some((request, length))) => {
-                unread.drain(..length);
-                seen.lock().expect("seen").requests.push(request);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-            }
-            Ok(None) => match stream.read(&mut buffer) {
-                Ok(count @ 1..) => unread.extend_from_slice(&buffer[..count]),
-                Ok(0) | Err(_) => return,
-            },
-            Err(what) => {
-                let text = format!("{what}: {:?}", String::from_utf8_lossy(&unread));
-                seen.lock().expect("seen").violations.push(text);
-                let _ = stream.shutdown(Shutdown::Both);
-                return;
-            }
+        let lengths = format!("{HEAD}content-length: 5\r\n");
+        for bad in [
+            "GET / HTTP/1.0\r\nhost: a\r\n\r\n".to_owned(),
+            "GET  / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /%z0 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /{} HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /?\" HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /?< HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /?# HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET /?\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\nhost: a\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\rhost".to_owned(),
+            "GET / HTTP/1.1\r\n\r\n".to_owned(),
+            "\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            format!("{HEAD}host: a\r\n\r\n"),
+            format!("{HEAD}x : y\r\n\r\n"),
+            format!("{HEAD} x: y\r\n\r\n"),
+            format!("{HEAD}x: \0\r\n\r\n"),
+            format!("{HEAD}x: y\rz\r\n\r\n"),
+            format!("{HEAD}content-length: +5\r\n\r\n"),
+            format!("{HEAD}content-length: 05\r\n\r\n"),
+            format!("{lengths}content-length: 5\r\n\r\nhello"),
+            format!("{lengths}{CHUNKED}0\r\n\r\n"),
+            format!("{HEAD}transfer-encoding: gzip, chunked\r\n\r\n"),
+            format!("{HEAD}transfer-encoding: Chunked\r\n\r\n0\r\n\r\n"),
+            format!("{chunked}5 \r\nhello\r\n"),
+            format!("{chunked}5;a\r\nhello\r\n"),
+            format!("{chunked}5\r\nhelloXX"),
+            format!("{chunked}0\r\nx: y\n\r\n"),
+        ] {
+            assert!(matches!(read(&bad), Err(Stop::Wrong(_))), "{bad:?}: {:?}", read(&bad));
         }
     }
-}
 
-#[test]
-fn nothing_is_forgiven() {
-    let whole = |text: &str| request(text.as_bytes()).map(|read| read.map(|(request, length)| (request.body, length)));
-    let head = "POST /a?b HTTP/1.1\r\nhost: a\r\n";
-    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n");
-    let good = format!("{chunked}5\r\nhello\r\n0\r\nx: y\r\n\r\n");
-    assert_eq!(whole(&good), Ok(Some((b"hello".to_vec(), good.len()))));
-    for end in 0..good.len() {
-        assert_eq!(whole(&good[..end]), Ok(None), "{end}");
+    #[test]
+    fn a_query_has_what_browsers_leave_in_one() {
+        let target = "/a?!$%&'()*+,-./09:;=?@AZ[\\]^_`az{|}~%zz";
+        let (request, _) =
+            whole(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes(), Rules::Strict).expect("a request");
+        assert_eq!(request.target, target);
     }
-    for bad in [
-        "GET / HTTP/1.0\r\nhost: a\r\n\r\n".to_owned(),
-        "GET  / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
-        "GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
-        "GET /%z0 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\nhost: a\r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\r\n\r\n".to_owned(),
-        format!("{head}host: a\r\n\r\n"),
-        format!("{head}x : y\r\n\r\n"),
-        format!("{head} x: y\r\n\r\n"),
-        format!("{head}x: \0\r\n\r\n"),
-        format!("{head}content-length: +5\r\n\r\n"),
-        format!("{head}content-length: 05\r\n\r\n"),
-        format!("{head}content-length: 5\r\ncontent-length: 5\r\n\r\n"),
-        format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"),
-        format!("{head}transfer-encoding: gzip, chunked\r\n\r\n"),
-        format!("{chunked}5 \r\nhello\r\n"),
-        format!("{chunked}5;a\r\nhello\r\n"),
-        format!("{chunked}5\r\nhelloXX"),
-    ] {
-        assert!(whole(&bad).is_err(), "{bad:?}");
+
+    #[test]
+    fn the_patient_forgive_what_hyper_does() {
+        let lengths = format!("{HEAD}content-length: 5\r\n");
+        for good in [
+            "\r\n\nGET http://a/{\u{e9}} HTTP/1.0\nx: y\n\n".to_owned(),
+            format!("{lengths}content-length: 05\r\n\r\nhello"),
+            format!("{lengths}{CHUNKED}0\r\n\r\n"),
+            format!("{HEAD}Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n"),
+            format!("{HEAD}{CHUNKED}5 ; \0\r\nhello\r\n0\r\nx: y\n\nz\r\n\r\n"),
+        ] {
+            let length = whole(good.as_bytes(), Rules::Patient).map(|(_, length)| length);
+            assert_eq!(length, Ok(good.len()), "{good:?}");
+        }
+        for bad in [
+            format!("{HEAD}content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"),
+            format!("{HEAD}{CHUNKED}5\nhello\r\n0\r\n\r\n"),
+            format!("{HEAD}{CHUNKED}5 5\r\nhello\r\n0\r\n\r\n"),
+            "GET / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ] {
+            assert!(matches!(whole(bad.as_bytes(), Rules::Patient), Err(Stop::Wrong(_))), "{bad:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::corpus::{BEHIND, connect_from, entries};
-use crate::harness::strict::StrictBackend;
+use crate::harness::strict_backend::StrictBackend;
 use crate::harness::*;
 
 /// The same mutants in every run.
