@@ -36,7 +36,7 @@ use crate::takeover;
 use crate::telemetry;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
-use crate::upstream::{Checker, Logins, PoolSettings, SessionKey};
+use crate::upstream::{Checker, Logins, Pace, PoolSettings, SessionKey};
 
 /// 128 bits, as the cookies have; a whole page of text is no key but a mistake.
 const SESSION_KEY_BYTES_MIN: usize = 16;
@@ -355,7 +355,10 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         request_head_timeout: ticks(clients.request_head_timeout),
         idle_timeout: ticks(clients.idle_timeout),
         handshake_timeout: clients.tls_handshake_timeout,
-        request_body_timeout: ticks(clients.request_body_timeout),
+        request_body: Pace {
+            timeout: ticks(clients.request_body_timeout),
+            bytes_per_second_min: clients.request_body_rate_min,
+        },
         response_write_timeout: ticks(clients.response_write_timeout),
         upstream_read_timeout: ticks(endpoints.upstream_read_timeout),
         upstream_write_timeout: ticks(endpoints.upstream_write_timeout),
@@ -377,5 +380,7 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         generation_header: config.process.generation_header,
         #[cfg(debug_assertions)]
         panic_at: config.process.panic_at.clone(),
+        #[cfg(debug_assertions)]
+        panic_for: config.process.panic_for,
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a worker looks at its deadlines: the precision of every timeout.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Of them.
+pub const TICKS_PER_SECOND: u64 = 10;
 
 /// Counts ticks, and wakes whoever's deadline has passed.
 #[derive(Debug, Default)]
@@ -96,6 +98,11 @@ impl Timer {
     pub fn clear(&self) {
         self.deadline.at.set(0);
         self.deadline.passed.set(false);
+    }
+
+    /// Ticks of its clock.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
     }
 
     pub fn is_set(&self) -> bool {

@@ -32,6 +32,10 @@ pub struct Process {
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_name = "PATH")]
     pub panic_at: Option<String>,
+    /// Address of a client whose connections panic as they are accepted, likewise
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "ADDR")]
+    pub panic_for: Option<std::net::IpAddr>,
     #[command(flatten)]
     pub logging: Logging,
 }

@@ -27,6 +27,9 @@ pub struct Clients {
     /// Longest time between two reads of a request's body
     #[arg(long, env = "PORTUNUS_REQUEST_BODY_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub request_body_timeout: Duration,
+    /// Bytes a second of a request's body, on average over the time that its client was waited for; 0 is no limit
+    #[arg(long, env = "PORTUNUS_REQUEST_BODY_RATE_MIN", default_value_t = 0, value_name = "BYTES")]
+    pub request_body_rate_min: u64,
     /// Longest time that a client may take no byte of its answer
     #[arg(long, env = "PORTUNUS_RESPONSE_WRITE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub response_write_timeout: Duration,

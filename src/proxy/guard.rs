@@ -1,5 +1,7 @@
 //! Keeps a panic to the request that it happened in: that one is answered 500, and the worker goes on with the others.
-//! A panic is a bug of ours. The process's hook counts it and logs its place; what it was about may be a secret.
+//! One outside of requests costs its connection: the runtime keeps it to the connection's task, and here it is kept from
+//! the task that accepts. A panic is a bug of ours. The process's hook counts it and logs its place; what it was about
+//! may be a secret.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -39,8 +41,19 @@ fn failed() -> Response<ResponseBody> {
     response
 }
 
+/// Does something about one connection; nothing if that panics.
+pub fn contain<T>(act: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(act)).ok()
+}
+
 /// The path that a test told to panic at.
 #[cfg(debug_assertions)]
 pub fn panic_if_told(told: Option<&str>, request: &http::request::Parts) {
     assert!(told != Some(request.uri.path()), "told to panic by {:?}", request.headers);
+}
+
+/// The client that a test told to panic for.
+#[cfg(debug_assertions)]
+pub fn panic_if_told_for(told: Option<std::net::IpAddr>, client: std::net::SocketAddr) {
+    assert!(told != Some(client.ip()), "told to panic for {client}");
 }

@@ -26,7 +26,7 @@ pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<Reques
     if incoming.size_hint().lower() > bytes_max {
         return Err(Error::BodyTooLarge);
     }
-    let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body_timeout, bytes_max);
+    let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body, bytes_max);
     exchange.watch = body.watch();
     Ok(body)
 }

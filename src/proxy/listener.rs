@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::connection;
+use super::guard;
 use super::refuse::{self, Refusal};
 use super::worker::Worker;
 use crate::drain::Phase;
@@ -91,19 +92,31 @@ async fn accept_one(worker: Rc<Worker>, socket: TcpListener, listener: Listener)
             accepted = socket.accept() => accepted,
             () = &mut ending => return,
         };
-        match accepted {
-            Ok((stream, client)) => admit(&worker, stream, client, listener),
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                if is_exhausted(&error) {
-                    worker.note_exhausted(Side::Client, &error);
-                } else {
-                    tracing::warn!(%error, "accept failed, pausing");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        // A panic ends a connection, and never the accepting.
+        let pauses = guard::contain(|| match accepted {
+            Ok((stream, client)) => {
+                admit(&worker, stream, client, listener);
+                false
             }
+            Err(error) => is_bad(&worker, &error),
+        });
+        if pauses == Some(true) {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
+}
+
+/// Whether an accept failed for a reason that may stay for a while.
+fn is_bad(worker: &Worker, error: &io::Error) -> bool {
+    if is_of_one_connection(error) {
+        return false;
+    }
+    if is_exhausted(error) {
+        worker.note_exhausted(Side::Client, error);
+    } else {
+        tracing::warn!(%error, "accept failed, pausing");
+    }
+    true
 }
 
 /// The client went away between its handshake and our accept.
@@ -115,10 +128,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: Listener) {
-    let kind = usize::from(listener.secure);
-    worker.cells.accepted[kind].add(1);
     let secure = listener.secure;
-    let refusal = if worker.drain.connections.open() >= worker.settings.connections_max {
+    let (open, before) = Open::count(worker, secure);
+    #[cfg(debug_assertions)]
+    guard::panic_if_told_for(worker.settings.panic_for, client);
+    let refusal = if before >= worker.settings.connections_max {
         Some(Refusal::Total)
     } else {
         // A request in cleartext can be told; a handshake costs more than many a request.
@@ -126,8 +140,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: L
         sheds.then_some(Refusal::Overload)
     };
     if let Some(refusal) = refusal {
-        worker.cells.closed[kind].add(1);
-        worker.drain.connections.close();
+        drop(open);
         // Whoever has a header in front of its request can't be read here.
         let (worker, silent) = (worker.clone(), secure || listener.proxy_protocol);
         tokio::task::spawn_local(async move { refuse::tell(&worker, stream, silent, refusal).await });
@@ -135,7 +148,6 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: L
     }
     // Answers leave at once; hyper already joins what belongs together.
     let _ = stream.set_nodelay(true);
-    let open = Open { worker: worker.clone(), kind };
     tokio::task::spawn_local(async move { connection::serve(&open.worker, stream, client, listener).await });
 }
 
@@ -143,6 +155,16 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, listener: L
 struct Open {
     worker: Rc<Worker>,
     kind: usize,
+}
+
+impl Open {
+    /// One more; and how many there were.
+    fn count(worker: &Rc<Worker>, secure: bool) -> (Self, usize) {
+        let kind = usize::from(secure);
+        worker.cells.accepted[kind].add(1);
+        let before = worker.drain.connections.open();
+        (Self { worker: worker.clone(), kind }, before)
+    }
 }
 
 impl Drop for Open {

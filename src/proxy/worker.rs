@@ -27,7 +27,7 @@ use crate::memory::Memory;
 use crate::metrics::{Side, WorkerCells};
 use crate::model::Normalization;
 use crate::table::{Current, Table};
-use crate::upstream::{Logins, PoolSettings, Pools, Rounds};
+use crate::upstream::{Logins, Pace, PoolSettings, Pools, Rounds};
 
 /// How often a worker looks through its idle connections, and what it searches with, in ticks.
 const SWEEP_TICKS: u64 = 10;
@@ -47,7 +47,7 @@ pub struct Settings {
     pub request_head_timeout: u64,
     pub idle_timeout: u64,
     pub handshake_timeout: Duration,
-    pub request_body_timeout: u64,
+    pub request_body: Pace,
     pub response_write_timeout: u64,
     pub upstream_read_timeout: u64,
     pub upstream_write_timeout: u64,
@@ -65,6 +65,9 @@ pub struct Settings {
     /// A path whose requests panic, for tests.
     #[cfg(debug_assertions)]
     pub panic_at: Option<String>,
+    /// A client whose connections do.
+    #[cfg(debug_assertions)]
+    pub panic_for: Option<std::net::IpAddr>,
 }
 
 /// What a worker is given.

@@ -15,7 +15,11 @@ use hyper::body::Incoming;
 
 use super::io::Flow;
 use super::whole::{Room, Store, Whole};
-use crate::clock::{Clock, Timer};
+use crate::clock::{Clock, TICKS_PER_SECOND, Timer};
+
+/// How long a client may be waited for before its bytes are counted against the time, in ticks: a connection that was
+/// lost and found has begun again by then.
+const GRACE: u64 = 5 * TICKS_PER_SECOND;
 
 /// Fields that must be known before the body, beside those of a prefix.
 const DECISIVE: [&str; 22] = [
@@ -61,6 +65,15 @@ pub enum BodyFault {
     TooLarge,
 }
 
+/// How long a client may take for its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Longest time between two reads, in ticks.
+    pub timeout: u64,
+    /// On average, over the time that it was waited for and no other; 0 is no limit.
+    pub bytes_per_second_min: u64,
+}
+
 /// What the two sides of a streaming request know of its body.
 #[derive(Debug)]
 pub struct BodyWatch {
@@ -74,8 +87,10 @@ pub struct BodyWatch {
     /// Of the HTTP/1.1 connection that it goes over.
     flow: RefCell<Option<Rc<Flow>>>,
     timer: Timer,
-    /// Longest time between two reads, in ticks.
-    timeout: u64,
+    /// When the client began to be waited for, and how long it was before that, in ticks.
+    since: Cell<u64>,
+    waited: Cell<u64>,
+    pace: Pace,
     bytes_max: u64,
 }
 
@@ -104,8 +119,7 @@ pub struct Begun {
 }
 
 impl RequestBody {
-    /// `timeout` is the longest time between two reads from the client, in ticks.
-    pub fn new(incoming: Incoming, clock: &Rc<Clock>, timeout: u64, bytes_max: u64) -> Self {
+    pub fn new(incoming: Incoming, clock: &Rc<Clock>, pace: Pace, bytes_max: u64) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -117,7 +131,9 @@ impl RequestBody {
             trailed: Cell::new(false),
             flow: RefCell::default(),
             timer: clock.timer(),
-            timeout,
+            since: Cell::new(0),
+            waited: Cell::new(0),
+            pace,
             bytes_max,
         };
         Self::Streaming { incoming, watch: Rc::new(watch) }
@@ -173,9 +189,8 @@ impl BodyWatch {
     fn is_held(&self) -> bool {
         let held = self.flow.borrow().as_ref().is_some_and(|flow| flow.holds());
         if held {
-            // It is the endpoint that is late now, if anybody is.
-            self.waiting.set(false);
-            self.timer.clear();
+            // It is the endpoint that is waited for now.
+            self.has_come();
         }
         held
     }
@@ -186,15 +201,11 @@ impl BodyWatch {
         context: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match polled {
-            Poll::Pending if self.timer.has_passed() => {
+            Poll::Pending if self.is_late() => {
                 self.fault.set(Some(BodyFault::TimedOut));
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => {
-                self.waiting.set(true);
-                if !self.timer.is_set() {
-                    self.timer.set(self.timeout);
-                }
                 self.timer.register(context);
                 Poll::Pending
             }
@@ -203,8 +214,7 @@ impl BodyWatch {
                     self.trailed.set(true);
                     clean_trailers(trailers);
                 }
-                self.waiting.set(false);
-                self.timer.clear();
+                self.has_come();
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
                     if self.bytes.get() > self.bytes_max {
@@ -219,12 +229,42 @@ impl BodyWatch {
                 Poll::Ready(Some(Err(BodyError::Client(error))))
             }
             Poll::Ready(None) => {
-                self.waiting.set(false);
-                self.timer.clear();
+                self.has_come();
                 self.ended.set(true);
                 Poll::Ready(None)
             }
         }
+    }
+
+    /// The client is waited for from now on; whether it has been for long enough.
+    fn is_late(&self) -> bool {
+        if self.waiting.replace(true) {
+            return self.timer.has_passed();
+        }
+        let Some(ticks) = self.pace.patience(self.bytes.get(), self.waited.get()) else { return true };
+        self.since.set(self.timer.now());
+        self.timer.set(ticks);
+        false
+    }
+
+    /// The client is not waited for any more.
+    fn has_come(&self) {
+        if self.waiting.replace(false) {
+            self.waited.set(self.waited.get() + self.timer.now() - self.since.get());
+            self.timer.clear();
+        }
+    }
+}
+
+impl Pace {
+    /// How long a client is waited for that sent so many bytes and was waited for so long before, in ticks; `None` if
+    /// it is too slow already.
+    fn patience(self, bytes: u64, waited: u64) -> Option<u64> {
+        let Some(earned) = bytes.saturating_mul(TICKS_PER_SECOND).checked_div(self.bytes_per_second_min) else {
+            return Some(self.timeout);
+        };
+        let left = earned.saturating_add(GRACE).checked_sub(waited).filter(|left| *left > 0)?;
+        Some(left.min(self.timeout))
     }
 }
 
@@ -294,5 +334,26 @@ impl Body for RequestBody {
                 hint
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_waited_for_has_to_earn_it_with_bytes() {
+        let pace = |bytes_per_second_min| Pace { timeout: 600, bytes_per_second_min };
+        assert_eq!(pace(0).patience(0, 1_000_000), Some(600), "without a limit");
+        let slowest = pace(100);
+        assert_eq!(slowest.patience(0, 0), Some(GRACE));
+        assert_eq!(slowest.patience(0, GRACE - 1), Some(1));
+        assert_eq!(slowest.patience(0, GRACE), None);
+        assert_eq!(slowest.patience(100, GRACE), Some(TICKS_PER_SECOND));
+        // A byte before each end of the other limit isn't enough for long.
+        let last = (0..100).find(|byte| slowest.patience(*byte, byte * 599).is_none());
+        assert_eq!(last, Some(1));
+        // Who sent much may pause, but no longer than others.
+        assert_eq!(slowest.patience(1 << 30, 1_000_000), Some(600));
     }
 }

@@ -138,15 +138,32 @@ impl<T: AsyncWrite + Unpin> Join<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Join<T> {
+    /// Reads what there is, or as much of it as the peer may be served at once.
+    fn poll_read_some(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (room, bytes_max) = (buffer.remaining(), self.meter.read_bytes_max());
+        if room <= bytes_max {
+            return Pin::new(&mut self.io).poll_read(context, buffer);
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(bytes_max));
+        ready!(Pin::new(&mut self.io).poll_read(context, &mut part))?;
+        let count = part.filled().len();
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Join<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.meter.is_others_turn() {
-            context.waker().wake_by_ref();
+            // Woken at once, it would have turn after turn until the runtime looks at its sockets again, where others
+            // wait: 31 tasks later. So it is woken behind that.
+            let _ = pin!(tokio::task::yield_now()).poll(context);
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
+        ready!(this.poll_read_some(context, buffer))?;
         let metered = this.meter.received(&buffer.filled()[before..]);
         if metered.is_err() {
             this.say_why(context);
@@ -193,7 +210,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Join<T> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::task::{spawn_local, yield_now};
 
@@ -276,6 +294,57 @@ mod tests {
             send(&mut join, 1).await;
             wait(&mut join, 2 * ROUNDS).await;
             assert_eq!(sink.0.borrow().last(), Some(&2));
+        });
+    }
+
+    /// Sends small frames of content as fast as they are read.
+    struct Flood;
+
+    impl AsyncRead for Flood {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let frame = [0, 0, 1, 0, 0, 0, 0, 0, 1, b'x'];
+            let count = buffer.remaining() / frame.len();
+            buffer.put_slice(&frame.repeat(count));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Flood {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn who_sends_much_has_one_turn_and_then_those_whose_sockets_are_ready() {
+        let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (client, mut server) = std::os::unix::net::UnixStream::pair().unwrap();
+            client.set_nonblocking(true).unwrap();
+            let mut client = UnixStream::from_std(client).unwrap();
+            let mut join = Join::new(Flood, Rc::default(), Meter::new(Side::Endpoint, &Arc::default()));
+            let turns = Rc::new(Cell::new(0));
+            let taken = turns.clone();
+            spawn_local(async move {
+                let mut buffer = vec![0; 8192];
+                loop {
+                    join.read_exact(&mut buffer[..8190]).await.unwrap();
+                    taken.set(taken.get() + 1);
+                    if taken.get() == 1 {
+                        io::Write::write_all(&mut server, b"x").unwrap();
+                    }
+                }
+            });
+            client.read_u8().await.unwrap();
+            assert!(turns.get() < 4, "{} turns", turns.get());
         });
     }
 }

@@ -21,11 +21,14 @@ const DEAR: i64 = 10;
 const USUAL: i64 = 1;
 
 /// A peer waits for its turn when it has sent so many bytes of header blocks, which take up to a hundred times their
-/// size when they are decoded, or so many other frames without much in them: of those with content h2 lets some 2,000
-/// pile up unread, and thousands of the rest would be answered one after the other.
+/// size when they are decoded, so many frames with little content, of which h2 lets some 2,000 pile up unread, or so
+/// many without any: each is work, and of those that are no flood there are few at a time.
 const HEAD_BYTES_PER_TURN: u32 = 32 * 1024;
 const SMALL_FRAMES_PER_TURN: u32 = 512;
 const SMALL_BYTES: u32 = 256;
+const EMPTY_FRAMES_PER_TURN: u32 = 32;
+/// What is read at once of a peer whose last read brought so many of those, in bytes: some hundred of them.
+const FLOOD_READ_BYTES: usize = 1024;
 
 const PREFACE_BYTES: u32 = 24;
 const HEAD_BYTES: usize = 9;
@@ -67,6 +70,9 @@ pub struct Meter {
     paid: Instant,
     head_bytes: u32,
     small_frames: u32,
+    empty_frames: u32,
+    /// More of them than for one turn came in one read.
+    floods: bool,
     /// The last stream of the peer's.
     stream: u32,
     cells: Arc<WorkerCells>,
@@ -111,6 +117,8 @@ impl Meter {
             paid: Instant::now(),
             head_bytes: 0,
             small_frames: 0,
+            empty_frames: 0,
+            floods: false,
             stream: 0,
             cells: cells.clone(),
         }
@@ -118,17 +126,20 @@ impl Meter {
 
     /// What came from the peer; an error if it has flooded.
     pub fn received(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let before = self.empty_frames;
         while let Some(head) = self.received.next(&mut bytes) {
             match head.kind {
                 HEADERS | CONTINUATION => self.head_bytes += head.length,
                 DATA if head.length >= SMALL_BYTES => {}
-                _ => self.small_frames += 1,
+                DATA => self.small_frames += 1,
+                _ => self.empty_frames += 1,
             }
             if head.kind == HEADERS {
                 self.stream = self.stream.max(head.stream);
             }
             self.points -= self.cost(head);
         }
+        self.floods = self.empty_frames - before >= EMPTY_FRAMES_PER_TURN;
         if self.points < 0 && !self.is_paid_by_time() {
             self.cells.floods[self.side as usize].add(1);
             return Err(io::Error::other("the peer sends more frames than it has use for"));
@@ -166,11 +177,18 @@ impl Meter {
 
     /// Whether others come first now, once for each time.
     pub fn is_others_turn(&mut self) -> bool {
-        let much = self.head_bytes >= HEAD_BYTES_PER_TURN || self.small_frames >= SMALL_FRAMES_PER_TURN;
+        let much = self.head_bytes >= HEAD_BYTES_PER_TURN
+            || self.small_frames >= SMALL_FRAMES_PER_TURN
+            || self.empty_frames >= EMPTY_FRAMES_PER_TURN;
         if much {
-            (self.head_bytes, self.small_frames) = (0, 0);
+            (self.head_bytes, self.small_frames, self.empty_frames) = (0, 0, 0);
         }
         much
+    }
+
+    /// How much may be read at once.
+    pub fn read_bytes_max(&self) -> usize {
+        if self.floods { FLOOD_READ_BYTES } else { usize::MAX }
     }
 
     /// The frame that tells a peer why its connection ends, unless another one is half sent.
@@ -273,8 +291,13 @@ mod tests {
         assert_eq!((meter.is_others_turn(), meter.is_others_turn()), (true, false));
         (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(DATA, 1, 5)).unwrap());
         assert!(meter.is_others_turn());
-        (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(PING, 0, 8)).unwrap());
+        (0..EMPTY_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(PING, 0, 8)).unwrap());
         assert!(meter.is_others_turn());
+        assert_eq!(meter.read_bytes_max(), usize::MAX, "one by one");
+        meter.received(&frame(PING, 0, 8).repeat(EMPTY_FRAMES_PER_TURN as usize)).unwrap();
+        assert_eq!((meter.is_others_turn(), meter.read_bytes_max()), (true, FLOOD_READ_BYTES));
+        meter.received(&frame(DATA, 1, 1000)).unwrap();
+        assert_eq!(meter.read_bytes_max(), usize::MAX);
         (0..SMALL_FRAMES_PER_TURN).for_each(|_| meter.received(&frame(DATA, 1, 16_384)).unwrap());
         assert!(!meter.is_others_turn());
     }

@@ -22,7 +22,7 @@ mod whole;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use body::{BodyError, BodyFault, BodyWatch, RequestBody};
+pub use body::{BodyError, BodyFault, BodyWatch, Pace, RequestBody};
 pub use check::Checker;
 pub use circuit::{Circuit, InFlight};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, is_exhausted};

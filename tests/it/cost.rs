@@ -96,8 +96,10 @@ fn ask(kind: Kind, (http, https): (SocketAddr, SocketAddr), requests: usize, edg
 /// first to its last instruction.
 fn allocations_of(folder: &Folder, kind: Kind, log: bool, requests: usize) -> u64 {
     let path = folder.path();
-    let flags = ["portunus", "serve", "--http-listen", "127.0.0.1:0", "--https-listen", "127.0.0.1:0", "--manifests"];
-    let config = Config::try_parse_from(flags.into_iter().chain(path.to_str())).expect("flags");
+    let listeners = ["--http-listen", "--https-listen", "--admin-listen"];
+    let listen = listeners.iter().flat_map(|flag| [flag, "127.0.0.1:0"]);
+    let flags = ["portunus", "serve", "--manifests"].into_iter().chain(path.to_str()).chain(listen);
+    let config = Config::try_parse_from(flags).expect("flags");
     let config::Command::Serve(config) = config.command else { panic!("serve") };
     let (metrics, drain) = (Metrics::new(), Drain::new());
     let provider = app::folder(&path).expect("the folder");

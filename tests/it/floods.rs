@@ -1,7 +1,7 @@
-//! What a hostile HTTP/2 peer may cost. Each attack runs over one connection, beside a client that goes on asking the
-//! same worker: that one is answered throughout, the attack's connection ends where it is a flood, and Portunus's
-//! memory stays within 16 MiB of what it was. Time on the processor is printed, not asserted. docs/security/floods.md
-//! has what was measured. The same at size is in proof/floods.rs.
+//! What a hostile HTTP/2 peer may cost. Each attack runs over one connection, in cleartext and over TLS, beside a client
+//! that goes on asking the same worker: that one is answered throughout, the attack's connection ends where it is a
+//! flood, and Portunus's memory stays within 16 MiB of what it was. Time on the processor is printed, not asserted.
+//! docs/security/floods.md has what was measured. The same at size is in proof/floods.rs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -62,8 +62,25 @@ fn window_update(stream: u32, increment: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &increment.to_be_bytes())
 }
 
-/// Backends for attackers and honest clients, behind one worker: `/silent` is read and never answered, `/large` has no
-/// end, everything else is small.
+/// How an attacker comes.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    Cleartext,
+    Tls,
+}
+
+pub const WAYS: [Way; 2] = [Way::Cleartext, Way::Tls];
+
+impl Way {
+    pub fn open(self, portunus: &Portunus, settings: &[(u16, u32)]) -> RawH2 {
+        match self {
+            Self::Cleartext => RawH2::open_with(portunus.http, settings),
+            Self::Tls => RawH2::open_tls(portunus.https, "attack.test", settings),
+        }
+    }
+}
+
+/// Backends for attackers and honest clients, behind one worker.
 pub struct Target {
     pub portunus: Portunus,
     pub attacked: Backend,
@@ -71,31 +88,39 @@ pub struct Target {
     _folder: Folder,
 }
 
-impl Target {
-    pub fn new(flags: &[&str]) -> Self {
-        let attacked = Backend::new(|exchange| {
-            exchange.stop_recording();
-            match exchange.head.word(1) {
-                "/silent" => {
-                    exchange.wire.rest();
-                    exchange.close();
-                }
-                "/large" => {
-                    exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n");
-                    let piece = vec![b'x'; 1 << 20];
-                    while exchange.write(&piece) {}
-                    exchange.close();
-                }
-                _ => exchange.ok("attacked"),
+/// `/silent` is read and never answered, `/large` has no end, everything else is small.
+pub fn attacked() -> Backend {
+    Backend::new(|exchange| {
+        exchange.stop_recording();
+        match exchange.head.word(1) {
+            "/silent" => {
+                exchange.wire.rest();
+                exchange.close();
             }
-        });
+            "/large" => {
+                exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n");
+                let piece = vec![b'x'; 1 << 20];
+                while exchange.write(&piece) {}
+                exchange.close();
+            }
+            _ => exchange.ok("attacked"),
+        }
+    })
+}
+
+impl Target {
+    pub fn new() -> Self {
+        Self::with(attacked())
+    }
+
+    pub fn with(attacked: Backend) -> Self {
         let honest = Backend::named("honest");
         let folder = Folder::new();
         folder.write("attacked.yaml", app("default", "attacked", &[attacked.address()]));
         folder.write("honest.yaml", app("default", "honest", &[honest.address()]));
         folder.write("a.yaml", Ingress::new("default", "a").host("attack.test").prefix("/", "attacked", 80));
         folder.write("h.yaml", Ingress::new("default", "h").host("honest.test").prefix("/", "honest", 80));
-        let portunus = Portunus::serve_with(&folder, &[&["--workers", "1"], flags].concat());
+        let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
         Self { portunus, attacked, _honest: honest, _folder: folder }
     }
 }
@@ -138,8 +163,8 @@ pub fn under<T>(portunus: &Portunus, name: &str, attack: impl FnOnce() -> T) -> 
 
 /// Sends what `round` makes, again and again, until the connection has ended; how often, and how it ended.
 #[track_caller]
-fn flood(target: &Target, first: &[u8], rounds: usize, round: impl Fn(usize) -> Vec<u8>) -> (usize, Seen) {
-    let mut client = RawH2::open(target.portunus.http);
+fn flood(target: &Target, way: Way, first: &[u8], rounds: usize, round: impl Fn(usize) -> Vec<u8>) -> (usize, Seen) {
+    let mut client = way.open(&target.portunus, &[]);
     let watch = client.watch();
     client.send(first);
     let sent = (0..rounds).take_while(|number| client.send(&round(*number)) && !watch.seen().closed).count();
@@ -150,28 +175,41 @@ fn flood(target: &Target, first: &[u8], rounds: usize, round: impl Fn(usize) -> 
 /// A flood that is told to be calm, or closed.
 #[track_caller]
 fn assert_ends(name: &str, first: &[u8], round: impl Fn(usize) -> Vec<u8>) {
-    let target = Target::new(&[]);
-    let (sent, seen) = under(&target.portunus, name, || flood(&target, first, 200_000, round));
-    println!("{name}: ended after {sent} rounds: {seen:?}");
-    assert!(matches!(seen.go_away, None | Some(CALM)), "{name}: {seen:?}");
+    for way in WAYS {
+        let seen = ends(name, way, first, 200_000, &round);
+        assert!(matches!(seen.go_away, None | Some(CALM)), "{name}, {way:?}: {seen:?}");
+    }
 }
 
 /// A mistake that ends the connection, by whatever name.
 #[track_caller]
 fn assert_ends_somehow(name: &str, first: &[u8], round: impl Fn(usize) -> Vec<u8>) {
-    let target = Target::new(&[]);
-    let (sent, seen) = under(&target.portunus, name, || flood(&target, first, 1000, round));
+    for way in WAYS {
+        ends(name, way, first, 1000, &round);
+    }
+}
+
+/// How a flood ends.
+#[track_caller]
+fn ends(name: &str, way: Way, first: &[u8], rounds: usize, round: impl Fn(usize) -> Vec<u8>) -> Seen {
+    let (name, target) = (format!("{name}, {way:?}"), Target::new());
+    let (sent, seen) = under(&target.portunus, &name, || flood(&target, way, first, rounds, round));
     println!("{name}: ended after {sent} rounds: {seen:?}");
+    seen
 }
 
 #[test]
 fn rapid_resets() {
     let pair = |number| [get(stream(number), "/silent", &[]), frame(RST_STREAM, 0, stream(number), &CANCEL)].concat();
     assert_ends("rapid reset, as fast as it goes", &[], pair);
-    // Each is accepted, sent upstream and cancelled before the next.
-    let target = Target::new(&[]);
-    under(&target.portunus, "rapid reset, one by one", || {
-        let mut client = RawH2::open(target.portunus.http);
+    WAYS.into_iter().for_each(resets_one_by_one);
+}
+
+/// Each is accepted, sent upstream and cancelled before the next.
+fn resets_one_by_one(way: Way) {
+    let target = Target::new();
+    under(&target.portunus, &format!("rapid reset, one by one, {way:?}"), || {
+        let mut client = way.open(&target.portunus, &[]);
         let watch = client.watch();
         let mut sent = 0;
         while !watch.seen().closed {
@@ -237,19 +275,21 @@ fn frames_of_content_without_content() {
     assert_ends("DATA of padding", &begin, |_| frame(DATA, PADDED, 1, &[0]));
     // Nobody reads it: the endpoint's buffers fill first.
     let begin: Vec<u8> = (0..STREAMS as usize).flat_map(|number| post(stream(number), &[])).collect();
-    let target = Target::new(&[]);
-    under(&target.portunus, "DATA of one byte, on 100 streams", || {
-        let mut client = RawH2::open(target.portunus.http);
-        let watch = client.watch();
-        client.send(&begin);
-        for _ in 0..scale(60, 600) {
-            let burst = (0..STREAMS as usize).flat_map(|number| frame(DATA, 0, stream(number), b"x").repeat(100));
-            if !client.send(&burst.collect::<Vec<u8>>()) || watch.seen().closed {
-                break;
+    for way in WAYS {
+        let target = Target::new();
+        under(&target.portunus, &format!("DATA of one byte, on 100 streams, {way:?}"), || {
+            let mut client = way.open(&target.portunus, &[]);
+            let watch = client.watch();
+            client.send(&begin);
+            for _ in 0..scale(60, 600) {
+                let burst = (0..STREAMS as usize).flat_map(|number| frame(DATA, 0, stream(number), b"x").repeat(100));
+                if !client.send(&burst.collect::<Vec<u8>>()) || watch.seen().closed {
+                    break;
+                }
             }
-        }
-        println!("DATA of one byte: {:?}", watch.seen());
-    });
+            println!("DATA of one byte, {way:?}: {:?}", watch.seen());
+        });
+    }
 }
 
 #[test]
@@ -288,20 +328,25 @@ fn header_blocks_that_grow() {
         ("1,100 fields with tiny names", "/large", block(&tiny)),
         ("a cookie of 39 KB", "/silent", block(&[("cookie", &cookie)])),
     ] {
-        let target = Target::new(&[]);
-        under(&target.portunus, &format!("{name}, on 100 streams"), || {
-            let mut client = RawH2::open_with(target.portunus.http, &[(INITIAL_WINDOW_SIZE, 0)]);
-            let watch = client.watch();
-            for number in 0..STREAMS as usize {
-                client.send(&get(stream(number), path, &more));
-            }
-            match path {
-                "/silent" => target.attacked.wait_count(STREAMS as usize),
-                _ => drop(watch.wait("100 heads", |seen| seen.heads + seen.resets >= STREAMS as usize)),
-            }
-            settle(&watch);
-        });
+        WAYS.into_iter().for_each(|way| pile_up(name, way, path, &more));
     }
+}
+
+/// Begins 100 requests with such a head and no window, and does no more.
+fn pile_up(name: &str, way: Way, path: &'static str, more: &[u8]) {
+    let target = Target::new();
+    under(&target.portunus, &format!("{name}, on 100 streams, {way:?}"), || {
+        let mut client = way.open(&target.portunus, &[(INITIAL_WINDOW_SIZE, 0)]);
+        let watch = client.watch();
+        for number in 0..STREAMS as usize {
+            client.send(&get(stream(number), path, more));
+        }
+        match path {
+            "/silent" => target.attacked.wait_count(STREAMS as usize),
+            _ => drop(watch.wait("100 heads", |seen| seen.heads + seen.resets >= STREAMS as usize)),
+        }
+        settle(&watch);
+    });
 }
 
 fn base36(digit: usize) -> char {
@@ -321,9 +366,9 @@ fn settle(watch: &Watch) {
 }
 
 /// Begins 100 streams of large answers with such a window, and does no more.
-fn shut(target: &Target, (name, window): (&str, u32), warm: bool) {
-    under(&target.portunus, name, || {
-        let mut client = RawH2::open_with(target.portunus.http, &[(INITIAL_WINDOW_SIZE, window)]);
+fn shut(target: &Target, way: Way, (name, window): (&str, u32), warm: bool) {
+    under(&target.portunus, &format!("{name}, {way:?}"), || {
+        let mut client = way.open(&target.portunus, &[(INITIAL_WINDOW_SIZE, window)]);
         let watch = client.watch();
         client.send(&window_update(0, ENDLESS - 65_535));
         client.send(&(0..STREAMS as usize).flat_map(|number| get(stream(number), "/large", &[])).collect::<Vec<_>>());
@@ -343,25 +388,28 @@ fn windows_that_stay_shut() {
         (("a window of one byte, likewise", 1), false),
         (("a window of 512 KiB and then none, likewise", 1 << 19), true),
     ] {
-        shut(&Target::new(&[]), case, warm);
+        WAYS.into_iter().for_each(|way| shut(&Target::new(), way, case, warm));
     }
     // Connections to endpoints that have seen much, and then the same once more.
-    let target = Target::new(&[]);
-    shut(&target, ("a window of 512 KiB", 1 << 19), true);
-    shut(&target, ("a window of 512 KiB again", 1 << 19), true);
+    let target = Target::new();
+    shut(&target, Way::Cleartext, ("a window of 512 KiB", 1 << 19), true);
+    shut(&target, Way::Cleartext, ("a window of 512 KiB again", 1 << 19), true);
 }
 
 #[test]
 fn answers_that_nobody_reads() {
-    let target = Target::new(&[]);
-    under(&target.portunus, "100 streams with endless windows, and no byte read", || {
-        let mut client = RawH2::open_with(target.portunus.http, &[(INITIAL_WINDOW_SIZE, ENDLESS)]);
-        client.send(&window_update(0, ENDLESS - 65_535));
-        client.send(&(0..STREAMS as usize).flat_map(|number| get(stream(number), "/large", &[])).collect::<Vec<_>>());
-        target.attacked.wait_count(STREAMS as usize);
-        // Until all buffers on the way are full; nothing tells when.
-        sleep(Duration::from_secs(1));
-    });
+    let gets: Vec<u8> = (0..STREAMS as usize).flat_map(|number| get(stream(number), "/large", &[])).collect();
+    for way in WAYS {
+        let target = Target::new();
+        under(&target.portunus, &format!("100 streams with endless windows, and no byte read, {way:?}"), || {
+            let mut client = way.open(&target.portunus, &[(INITIAL_WINDOW_SIZE, ENDLESS)]);
+            client.send(&window_update(0, ENDLESS - 65_535));
+            client.send(&gets);
+            target.attacked.wait_count(STREAMS as usize);
+            // Until all buffers on the way are full; nothing tells when.
+            sleep(Duration::from_secs(1));
+        });
+    }
 }
 
 /// What clients send faster than an endpoint takes it waits with them.
@@ -534,7 +582,7 @@ fn clients_that_answer_each_frame_are_no_flood() {
 #[test]
 fn requests_that_are_answered_and_then_cancelled_are_no_flood() {
     let requests = scale(5_000, 50_000);
-    let target = Target::new(&[]);
+    let target = Target::new();
     let mut client = RawH2::open(target.portunus.http);
     let watch = client.watch();
     for number in 0..requests {

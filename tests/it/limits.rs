@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::harness::backend::Silent;
-use crate::harness::h1::Connection;
+use crate::harness::h1::{Connection, connect_from};
 use crate::harness::h2_raw::{END_STREAM, Outcome, RawH2};
 use crate::harness::manifests::app;
 use crate::harness::reach::{assert_reaches, assert_status, ingress, one_worker};
@@ -69,16 +69,6 @@ fn a_connection_beyond_the_limit_is_told_and_counted() {
         let _ = connection.wire.write(get("/", "").as_bytes());
         connection.try_response(false).is_ok_and(|answer| answer.status == 200).then_some(())
     });
-}
-
-/// A connection from this address of the loopback network.
-fn connect_from(address: [u8; 4], to: std::net::SocketAddr) -> Connection<std::net::TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
-    socket.bind(&std::net::SocketAddr::from((address, 0)).into()).expect("bind");
-    socket.connect(&to.into()).expect("connect");
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).expect("read timeout");
-    Connection::over(stream)
 }
 
 #[test]

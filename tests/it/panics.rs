@@ -1,10 +1,11 @@
 //! A panic is a bug, and costs no more than the request that met it: that one is answered 500, others on the same
-//! connection and worker go on, a counter says so, and the log names the place and nothing of the request. Debug builds
-//! have a flag that makes requests panic; release builds don't.
+//! connection and worker go on, a counter says so, and the log names the place and nothing of the request. One outside
+//! of requests costs its connection. Debug builds have flags that make requests and connections panic; release builds
+//! don't.
 
 use crate::harness::h1::Connection;
-use crate::harness::h2;
 use crate::harness::*;
+use crate::harness::{h1, h2};
 
 /// Panics at `/panic`, in its only worker.
 fn panicky(backend: &Backend, flags: &[&str]) -> (Folder, Portunus) {
@@ -70,4 +71,26 @@ fn a_panic_is_the_500_of_one_stream_over_http_2() {
     });
     assert_eq!(portunus.metric("portunus_panics_total", &[]), 3.0);
     assert_eq!(backend.count(), 4);
+}
+
+#[test]
+fn a_panic_while_a_connection_is_accepted_costs_that_connection() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let flags = ["--workers", "1", "--panic-for", "127.0.0.9", "--max-connections", "3"];
+    let mut portunus = Portunus::serve_with(&folder, &flags);
+    portunus.panics = true;
+    let mut other = Connection::open(portunus.http);
+    assert_eq!(other.get("a.test", "/").status, 200);
+    for _ in 0..5 {
+        for address in [portunus.http, portunus.https] {
+            h1::connect_from([127, 0, 0, 9], address).assert_closed();
+        }
+        assert_eq!(other.get("a.test", "/").status, 200);
+    }
+    assert_eq!(portunus.metric("portunus_panics_total", &[]), 10.0);
+    // Nor do they count as open.
+    portunus.wait_metric("portunus_connections", &[], |open| open == 1.0);
+    assert_eq!(portunus.get("a.test", "/").status, 200);
+    assert!(portunus.is_running());
 }

@@ -233,7 +233,8 @@ fn happen(event: &Event, resources: &mut Resources) {
             resources.remove(&ObjectRef::new(*kind, &ObjectName::new(namespace, name)));
         }
         Event::Resolve(last) => {
-            resources.resolve("shop.test", last.iter().map(|last| [192, 0, 2, *last].into()).collect());
+            let address = |last: &u8| if *last == 0 { [127, 0, 0, 1] } else { [192, 0, 2, *last] };
+            resources.resolve("shop.test", last.iter().map(|last| address(last).into()).collect());
         }
     }
 }
@@ -342,8 +343,8 @@ fn differ<K: Ord + Debug, V: PartialEq>(
 
 fn settings() -> impl Strategy<Value = Settings> {
     let default = option::of(secret_name().prop_map(|(namespace, name)| ObjectName::new(namespace, name)));
-    (default, any::<[bool; 6]>()).prop_map(
-        |(default_certificate, [external, cluster, strict, ignore, config_map, select])| Settings {
+    (default, any::<[bool; 7]>()).prop_map(
+        |(default_certificate, [external, cluster, strict, ignore, config_map, select, deny])| Settings {
             default_certificate,
             allow_external_names: external,
             without_any_class: !cluster,
@@ -351,6 +352,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             select_namespaces: select,
             strict_host_ownership: strict,
             ignore_unsupported_annotations: ignore,
+            deny_local_endpoints: deny,
+            api_server: "10.0.0.2:9090".parse().ok(),
             allowed_response_headers: vec!["x-b".parse().expect("a name")],
             ..Settings::default()
         },
@@ -360,11 +363,14 @@ fn settings() -> impl Strategy<Value = Settings> {
 fn event() -> impl Strategy<Value = Event> {
     let apply = object().prop_map(|(kind, value)| Event::Apply(kind, value));
     let remove = named().prop_map(|(kind, (namespace, name))| Event::Remove(kind, namespace, name));
-    let resolve = vec(1..4u8, 0..3).prop_map(Event::Resolve);
+    let resolve = vec(0..4u8, 0..3).prop_map(Event::Resolve);
     prop_oneof![12 => apply, 5 => remove, 1 => resolve]
 }
 
 type Name = (&'static str, &'static str);
+
+/// Its Service and its slice: what they say is denied to others.
+const API_SERVER: Name = ("default", "kubernetes");
 
 fn name(names: &'static [&'static str]) -> impl Strategy<Value = Name> + Clone {
     (select(&["x", "y"][..]), select(names))
@@ -379,8 +385,8 @@ fn named() -> impl Strategy<Value = (Kind, Name)> {
     Union::new([
         (Just(Kind::Ingress), name(&["i1", "i2", "i3"]).boxed()),
         (Just(Kind::IngressClass), select(&["c1", "c2"][..]).prop_map(|name| ("", name)).boxed()),
-        (Just(Kind::Service), name(&["s1", "s2"]).boxed()),
-        (Just(Kind::EndpointSlice), name(&["e1", "e2", "e3"]).boxed()),
+        (Just(Kind::Service), prop_oneof![5 => name(&["s1", "s2"]), 1 => Just(API_SERVER)].boxed()),
+        (Just(Kind::EndpointSlice), prop_oneof![5 => name(&["e1", "e2", "e3"]), 1 => Just(API_SERVER)].boxed()),
         (Just(Kind::Secret), secret_name().boxed()),
         (Just(Kind::ConfigMap), name(&["settings", "fields"]).boxed()),
         (Just(Kind::Namespace), select(&["x", "y"][..]).prop_map(|name| ("", name)).boxed()),
@@ -519,18 +525,20 @@ fn service(metadata: Value) -> impl Strategy<Value = Value> {
         json!({ "name": name, "port": port, "protocol": transport, "targetPort": "any", "appProtocol": protocol })
     });
     let uid = option::of(select(&["one", "two"][..]));
-    (vec(port, 0..3), prop::bool::weighted(0.2), uid).prop_map(move |(ports, external, uid)| {
+    let own = option::of(select(&["10.0.0.1", "10.0.0.3"][..]).prop_map(|own| [own]));
+    (vec(port, 0..3), prop::bool::weighted(0.2), uid, own).prop_map(move |(ports, external, uid, own)| {
         let external = if external { json!("shop.test") } else { Value::Null };
         let kind = if external.is_null() { "ClusterIP" } else { "ExternalName" };
         let mut metadata = metadata.clone();
         metadata["uid"] = json!(uid);
-        json!({ "metadata": metadata, "spec": { "type": kind, "externalName": external, "ports": ports } })
+        let spec = json!({ "type": kind, "clusterIPs": own, "externalName": external, "ports": ports });
+        json!({ "metadata": metadata, "spec": spec })
     })
 }
 
 fn slice(metadata: Value) -> impl Strategy<Value = Value> {
     let condition = || option::of(any::<bool>());
-    let address = select(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1", "no address"][..]);
+    let address = select(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1", "127.0.0.1", "no address"][..]);
     let endpoint =
         (address, condition(), condition(), condition()).prop_map(|(address, ready, serving, terminating)| {
             let conditions = json!({ "ready": ready, "serving": serving, "terminating": terminating });
@@ -541,6 +549,7 @@ fn slice(metadata: Value) -> impl Strategy<Value = Value> {
     (select(&["s1", "s2", "s3"][..]), vec(port, 0..3), vec(endpoint, 0..4)).prop_map(
         move |(service, ports, endpoints)| {
             let mut metadata = metadata.clone();
+            let service = if metadata["name"] == API_SERVER.1 { API_SERVER.1 } else { service };
             metadata["labels"] = json!({ "kubernetes.io/service-name": service });
             json!({ "metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints })
         },

@@ -14,6 +14,7 @@ mod events;
 mod harness;
 mod helm;
 mod image;
+mod local;
 mod named;
 mod outage;
 mod ownership;

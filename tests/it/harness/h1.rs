@@ -66,6 +66,17 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// A connection from this address of the loopback network.
+#[track_caller]
+pub fn connect_from(address: [u8; 4], to: SocketAddr) -> Connection<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    socket.bind(&SocketAddr::from((address, 0)).into()).expect("bind");
+    socket.connect(&to.into()).expect("connect");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("read timeout");
+    Connection::over(stream)
+}
+
 impl<S: Read + Write> Connection<S> {
     pub fn over(stream: S) -> Self {
         Self { wire: Wire::new(stream) }

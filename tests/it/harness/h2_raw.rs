@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::tls::{Client, Socket};
 use super::wire::Wire;
 use super::{eventually, h1};
 
@@ -40,7 +41,7 @@ pub enum Outcome {
 }
 
 pub struct RawH2 {
-    wire: Wire<TcpStream>,
+    wire: Wire<Socket>,
 }
 
 impl RawH2 {
@@ -52,7 +53,19 @@ impl RawH2 {
     /// With these settings.
     #[track_caller]
     pub fn open_with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut this = Self { wire: Wire::new(h1::connect(address)) };
+        Self::begin(Socket::Plain(h1::connect(address)), settings)
+    }
+
+    /// Over TLS, by ALPN.
+    #[track_caller]
+    pub fn open_tls(address: SocketAddr, name: &str, settings: &[(u16, u32)]) -> Self {
+        let (connection, handshake) = Client::new().alpn(&["h2"]).connect(address, name);
+        assert_eq!(handshake.alpn.as_deref(), Some("h2"));
+        Self::begin(Socket::secure(connection.wire.stream), settings)
+    }
+
+    fn begin(socket: Socket, settings: &[(u16, u32)]) -> Self {
+        let mut this = Self { wire: Wire::new(socket) };
         this.wire.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the preface");
         let payload = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
         this.frame(SETTINGS, 0, 0, &payload.collect::<Vec<u8>>());
@@ -61,7 +74,7 @@ impl RawH2 {
 
     /// The server's side of a connection.
     fn accept(stream: TcpStream) -> Self {
-        let mut this = Self { wire: Wire::new(stream) };
+        let mut this = Self { wire: Wire::new(Socket::Plain(stream)) };
         let _ = this.wire.up_to(24);
         this.frame(SETTINGS, 0, 0, &[]);
         this
@@ -131,7 +144,7 @@ impl RawH2 {
     }
 
     pub fn close(&mut self) {
-        let _ = self.wire.stream.shutdown(Shutdown::Both);
+        let _ = self.wire.stream.shutdown();
     }
 
     /// Waits for a GOAWAY; the last stream that it names.

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod certificates;
 pub mod command;
 pub mod exchange;
+pub mod fair;
 pub mod folder;
 pub mod h1;
 pub mod h2;

@@ -1,8 +1,8 @@
 //! A TLS client that says what it saw: the certificate, the protocol, whether it resumed.
 
-use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -129,7 +129,7 @@ impl Client {
         let mut first = header.to_vec();
         tls.write_tls(&mut first).expect("a ClientHello");
         for piece in first.chunks(step) {
-            io::Write::write_all(&mut tcp, piece).expect("send");
+            tcp.write_all(piece).expect("send");
         }
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp).expect("TLS");
@@ -142,6 +142,94 @@ impl Client {
     pub fn get(&self, address: SocketAddr, name: &str, host: &str, target: &str) -> (h1::Response, Handshake) {
         let (mut connection, handshake) = self.connect(address, name);
         (connection.get(host, target), handshake)
+    }
+}
+
+/// A connection in cleartext or over TLS that one thread may read while another writes, however long either waits.
+pub enum Socket {
+    Plain(TcpStream),
+    Tls(Tls),
+}
+
+/// Neither half waits for the network with the session in hand.
+#[derive(Clone)]
+pub struct Tls {
+    session: Arc<Mutex<ClientConnection>>,
+    stream: Arc<TcpStream>,
+    /// Held from a record's making to its end, so that they leave in order.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Socket {
+    pub fn secure(stream: Stream) -> Self {
+        let (session, stream) = stream.into_parts();
+        let (session, stream) = (Arc::new(Mutex::new(session)), Arc::new(stream));
+        Self::Tls(Tls { session, stream, turn: Arc::default() })
+    }
+
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Plain(stream) => Self::Plain(stream.try_clone()?),
+            Self::Tls(tls) => Self::Tls(tls.clone()),
+        })
+    }
+
+    pub fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tls(tls) => tls.stream.shutdown(Shutdown::Both),
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let tls = match self {
+            Self::Plain(stream) => return stream.read(buffer),
+            Self::Tls(tls) => tls,
+        };
+        // No more than fits beside what of a record was here before.
+        let mut received = [0; 4096];
+        loop {
+            match tls.session.lock().expect("the session").reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            let count = (&*tls.stream).read(&mut received)?;
+            let mut bytes = &received[..count];
+            let mut session = tls.session.lock().expect("the session");
+            // Also when the other side has ended without a word, which is then the end.
+            while session.read_tls(&mut bytes)? > 0 && !bytes.is_empty() {
+                session.process_new_packets().map_err(io::Error::other)?;
+            }
+            session.process_new_packets().map_err(io::Error::other)?;
+            if count == 0 {
+                return session.reader().read(buffer).or(Ok(0));
+            }
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let tls = match self {
+            Self::Plain(stream) => return stream.write(bytes),
+            Self::Tls(tls) => tls,
+        };
+        let _turn = tls.turn.lock().expect("a turn");
+        let mut records = Vec::new();
+        let mut session = tls.session.lock().expect("the session");
+        let count = session.writer().write(bytes)?;
+        while session.wants_write() {
+            session.write_tls(&mut records)?;
+        }
+        drop(session);
+        (&*tls.stream).write_all(&records)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
