@@ -73,6 +73,7 @@ pub struct WorkerCells {
     pub upstream_retries: Cell,
     pub retry_budget_exhausted: Cell,
     pub circuit_refused: Cell,
+    pub request_timeouts: Cell,
     pub panics: Cell,
     pub tunnels_opened: Cell,
     pub tunnels_closed: Cell,
@@ -353,7 +354,7 @@ fn loads(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
 }
 
 fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let counters: [Row; 13] = [
+    let counters: [Row; 14] = [
         ("tls_handshakes_failed", "TLS handshakes that failed", |cells| cells.handshakes_failed.read()),
         ("proxy_protocol_failed", "Connections closed for want of a PROXY protocol header", |cells| {
             cells.proxy_protocol_failed.read()
@@ -374,6 +375,9 @@ fn totals(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
         }),
         ("circuit_refused", "Requests refused because their backend had too many", |cells| {
             cells.circuit_refused.read()
+        }),
+        ("request_timeouts", "Requests without an answer in the time that their rule has for all of it", |cells| {
+            cells.request_timeouts.read()
         }),
         ("panic_picks", "Requests sent to any endpoint because so few were well", |cells| cells.panics.read()),
         ("tunnels_opened", "WebSockets and other upgrades", |cells| cells.tunnels_opened.read()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{duration, percent};
+use super::values::{duration, percent, whole_seconds};
 use crate::model::{Outliers, Retry};
 use crate::translate::next_upstream;
 
@@ -52,12 +52,25 @@ pub struct NextUpstream {
         requires = "proxy_next_upstream"
     )]
     pub proxy_next_upstream_tries: u32,
+    /// Time from the first try of such a request on, after which none begins, in whole seconds; 0s is no limit
+    #[arg(
+        long,
+        env = "PORTUNUS_PROXY_NEXT_UPSTREAM_TIMEOUT",
+        default_value = "0s",
+        value_parser = whole_seconds,
+        requires = "proxy_next_upstream"
+    )]
+    pub proxy_next_upstream_timeout: u32,
 }
 
 impl NextUpstream {
     pub fn retry(&self) -> Option<Retry> {
-        let asked = self.proxy_next_upstream.clone();
-        asked.map(|retry| Retry { tries: self.proxy_next_upstream_tries, ..retry })
+        let timeout = self.proxy_next_upstream_timeout;
+        self.proxy_next_upstream.clone().map(|retry| Retry {
+            tries: self.proxy_next_upstream_tries,
+            timeout_seconds: (timeout > 0).then_some(timeout),
+            ..retry
+        })
     }
 }
 

@@ -92,6 +92,13 @@ pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write 500ms, 10s, 1m or 1h"))
 }
 
+/// A duration as those settings have it that are whole seconds.
+pub(super) fn whole_seconds(text: &str) -> Result<u32, String> {
+    let duration = duration_or_none(text)?;
+    let seconds = u32::try_from(duration.as_secs()).ok().filter(|_| duration.subsec_nanos() == 0);
+    seconds.ok_or_else(|| format!("`{text}` is not in whole seconds; write 5s or 1m"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +114,8 @@ mod tests {
         assert!(percent("100") == Ok(100) && percent("101").is_err() && percent("5%").is_err());
         assert!(duration("0s").is_err() && duration("5").is_err());
         assert_eq!((duration_or_none("0s"), duration_or_none("5s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5))));
+        assert_eq!((whole_seconds("0s"), whole_seconds("2m")), (Ok(0), Ok(120)));
+        assert!(whole_seconds("1500ms").is_err() && whole_seconds("9000 years").is_err());
         assert_eq!(listener_name("8443").map(|name| name.is(true, 8443)), Ok(true));
         assert!(listener_name("0").is_err() && listener_name("admin").is_err());
     }

@@ -28,6 +28,9 @@ pub struct Forwarding {
     /// For the head of one answer, where that is less than between two reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub try_timeout_milliseconds: Option<u32>,
+    /// From the request's head to the head of its answer, with all tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout_milliseconds: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_backend: Option<DefaultBackend>,
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 
 use super::body::{Exchange, is_failure};
 use super::error::{Error, blame};
@@ -28,6 +28,8 @@ const CONNECT_TIMEOUTS_MAX: u8 = 3;
 
 /// Most tries, if there are not more endpoints, whatever a rule says: those that failed are asked again at once.
 const TRIES_MAX: u32 = 16;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What is known of a connection once a request has it.
 #[derive(Clone, Copy)]
@@ -54,8 +56,9 @@ pub struct Attempts {
     tries: u32,
     /// How many there are.
     endpoints: u32,
-    /// When the first try began, in ticks.
+    /// When the first try began, and the last, in ticks.
     begun: u64,
+    picked: u64,
     /// The request, in case that it may be sent once more.
     kept: Option<Kept>,
     /// The endpoint that had been left out, if this request finds out whether it is well again.
@@ -83,6 +86,7 @@ impl Attempts {
             tries: 0,
             endpoints: 0,
             begun: worker.clock.now(),
+            picked: worker.clock.now(),
             kept: request.as_ref().and_then(|request| worker.heads.keep(request)),
             trial: None,
             wants_fresh: false,
@@ -119,7 +123,13 @@ impl Attempts {
         if matches!(error, ConnectError::Gone) {
             return Ok(());
         }
-        worker.pools.failed(upstream, endpoint, on_trial);
+        let late = failure == Failure::Timeout && exchange.is_late();
+        if !late || self.had_its_time(exchange) {
+            worker.pools.failed(upstream, endpoint, on_trial);
+        }
+        if late {
+            return Err(Error::RequestTimeout);
+        }
         let goes_on = match retry(exchange) {
             Some(retry) => self.may_try(retry, failure, exchange),
             None => self.timeouts < CONNECT_TIMEOUTS_MAX,
@@ -141,16 +151,22 @@ impl Attempts {
             SendError::Reset(reason) => (Failure::Error, Error::UpstreamReset(*reason)),
             SendError::Broken => (Failure::Error, Error::UpstreamFailed),
             SendError::Invalid => (Failure::InvalidHeader, Error::UpstreamFailed),
+            SendError::TimedOut if exchange.is_late() => (Failure::Timeout, Error::RequestTimeout),
             SendError::TimedOut => (Failure::Timeout, Error::UpstreamTimeout),
         };
         let blamed = blame(exchange, error);
-        if blamed == error && says_failure(failed) {
+        let late = error == Error::RequestTimeout;
+        let sent = || exchange.watch.as_ref().is_none_or(|watch| watch.ended.get());
+        if blamed == error && says_failure(failed) && (!late || sent() && self.had_its_time(exchange)) {
             self.note_failure(carrier.endpoint, &exchange.connection.worker);
         }
         let error = blamed;
-        if carrier.multiplexed && error == Error::UpstreamTimeout {
+        if carrier.multiplexed && matches!(error, Error::UpstreamTimeout | Error::RequestTimeout) {
             // The connection may be dead without a word; those that are on it keep it.
             exchange.connection.worker.pools.forget_http2(carrier.endpoint, None);
+        }
+        if late {
+            return Err(error);
         }
         // What an endpoint did nothing with goes on like what never reached one.
         let harmless = matches!(failed, SendError::Refused);
@@ -237,13 +253,25 @@ impl Attempts {
     }
 
     /// An answer's head came: what it says of the endpoint.
-    pub fn heard(&mut self, status: StatusCode, carrier: Carrier, worker: &Worker) {
-        if is_failure(status.as_u16()) {
-            self.note_failure(carrier.endpoint, worker);
+    pub fn heard<B>(&mut self, response: &Response<B>, carrier: Carrier, exchange: &mut Exchange) {
+        let unavailable = carrier.multiplexed && is_unavailable(response.headers());
+        if unavailable {
+            // That was all of its answer, and is none that speaks for it.
+            exchange.leave_endpoint();
+        }
+        if unavailable || is_failure(response.status().as_u16()) {
+            self.note_failure(carrier.endpoint, &exchange.connection.worker);
         } else if let Some(endpoint) = self.trial.take() {
             tracing::info!(endpoint = %endpoint.label, "is well again");
             endpoint.health.passed();
         }
+    }
+
+    /// Whether an endpoint that was waited for until the request's time was over had half of it at the least. Else that
+    /// says nothing of it.
+    fn had_its_time(&self, exchange: &Exchange) -> bool {
+        let had = exchange.connection.worker.clock.now() - self.picked;
+        exchange.request_timeout().is_none_or(|limit| 2 * had >= ticks(limit))
     }
 
     /// An endpoint that took the request failed. Nothing waits with a table, so that it is looked up in that of now.
@@ -265,6 +293,7 @@ impl Attempts {
     /// The next endpoint: that of the session, or any. Those that were asked come last.
     pub fn pick<'u>(&mut self, upstream: &'u Upstream, worker: &Worker) -> Option<&'u Endpoint> {
         self.endpoints = u32::try_from(upstream.endpoints.len()).unwrap_or(u32::MAX);
+        self.picked = worker.clock.now();
         let Some(session) = &self.session else { return self.balance(upstream, worker) };
         let own = session.endpoint(upstream).filter(|endpoint| !self.passed(endpoint.slot.id()));
         let own = own.filter(|endpoint| self.takes(upstream, endpoint));
@@ -334,6 +363,13 @@ impl Attempts {
         }
         self.session
     }
+}
+
+/// Whether a gRPC server says in the head of its answer, which is all of it then, that it can't serve now: status 14
+/// (gRPC over HTTP/2, "Trailers-Only"). A proxy in front of it would have said 503.
+fn is_unavailable(fields: &HeaderMap) -> bool {
+    fields.get(GRPC_STATUS).is_some_and(|status| status == "14")
+        && fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Whether an error tells of an endpoint that is not well. One that refuses a stream, or resets it for a reason of

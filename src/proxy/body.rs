@@ -78,10 +78,27 @@ impl Exchange {
         })
     }
 
-    /// Longest time to connect to an endpoint.
+    /// Longest time to connect to an endpoint, now.
     pub fn connect_timeout(&self) -> Duration {
         let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.connect_timeout_seconds);
-        own.map_or(self.connection.worker.settings.pools.connect_timeout, |seconds| Duration::from_secs(seconds.into()))
+        let usual = self.connection.worker.settings.pools.connect_timeout;
+        let limit = own.map_or(usual, |seconds| Duration::from_secs(seconds.into()));
+        self.time_left().map_or(limit, |left| limit.min(left))
+    }
+
+    /// Longest time from the request's head to the answer's, if the rule has one.
+    pub fn request_timeout(&self) -> Option<Duration> {
+        let own = self.forwarding.as_ref()?.rule.request_timeout_milliseconds?;
+        Some(Duration::from_millis(own.into()))
+    }
+
+    /// What is left of it.
+    pub fn time_left(&self) -> Option<Duration> {
+        Some(self.request_timeout()?.saturating_sub(self.started.elapsed()))
+    }
+
+    pub fn is_late(&self) -> bool {
+        self.time_left().is_some_and(|left| left.is_zero())
     }
 
     /// Longest time between two reads of the answer, in ticks.

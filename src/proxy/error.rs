@@ -42,6 +42,8 @@ pub enum Error {
     /// reset: gRPC tells a deadline from a failure by it.
     UpstreamReset(h2::Reason),
     UpstreamTimeout,
+    /// There was no answer's head within the time that the rule has for all of it.
+    RequestTimeout,
 }
 
 impl Error {
@@ -60,7 +62,7 @@ impl Error {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Answered(status) => status,
             Self::ConnectFailed | Self::UpstreamFailed | Self::UpstreamReset(_) => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::UpstreamTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -86,7 +88,8 @@ impl Error {
             | Self::ConnectTimeout
             | Self::UpstreamFailed
             | Self::UpstreamReset(_)
-            | Self::UpstreamTimeout => false,
+            | Self::UpstreamTimeout
+            | Self::RequestTimeout => false,
         }
     }
 
@@ -111,6 +114,7 @@ impl Error {
             Self::ConnectTimeout => "no endpoint could be reached in time",
             Self::UpstreamFailed | Self::UpstreamReset(_) => "the endpoint did not answer",
             Self::UpstreamTimeout => "the endpoint did not answer in time",
+            Self::RequestTimeout => "there was no answer in time",
         }
     }
 
@@ -134,6 +138,7 @@ impl Error {
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::RequestTimeout => "request_timeout",
         }
     }
 }

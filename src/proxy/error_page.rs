@@ -85,7 +85,9 @@ pub async fn instead(
     };
     let status = error.status();
     let table = worker.table();
-    let slot = forwarding.default_backend.filter(|_| !page.asked && forwarding.replaces(status, true));
+    // Who has waited for as long as he may does not wait for a page.
+    let asks = !page.asked && error != Error::RequestTimeout && forwarding.replaces(status, true);
+    let slot = forwarding.default_backend.filter(|_| asks);
     let Some((backend, upstream)) = slot.and_then(|slot| Some((slot, table.upstream(slot)?))) else {
         return Err((error, exchange));
     };

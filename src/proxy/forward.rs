@@ -85,7 +85,7 @@ pub fn forward(
                     if let Some(latency) = latency.filter(|_| wants_latency) {
                         worker.pools.observe(carrier.endpoint, latency);
                     }
-                    attempts.heard(answer.response.status(), carrier, worker);
+                    attempts.heard(&answer.response, carrier, &mut exchange);
                     if let Some(record) = &mut exchange.record {
                         record.facts.upstream_head = latency;
                     }
@@ -129,6 +129,9 @@ async fn reach(
     let connection = exchange.connection.clone();
     let worker = &connection.worker;
     loop {
+        if exchange.is_late() {
+            return Err(Error::RequestTimeout);
+        }
         let Some(upstream) = table.upstream(backend) else { return Err(attempts.failure) };
         enter(upstream, exchange)?;
         let Some(endpoint) = attempts.pick(upstream, worker) else { return Err(attempts.failure) };

@@ -68,7 +68,7 @@ impl Seen {
             "content-length" => Self::CONTENT_LENGTH,
             "proxy" => Self::PROXY,
             "expect" => Self::EXPECT,
-            "forwarded" | "x-real-ip" => Self::FORWARDING,
+            "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" => Self::FORWARDING,
             "x-request-id" => Self::REQUEST_ID,
             "cookie" => Self::COOKIE,
             "ssl-client-verify" | "ssl-client-subject-dn" | "ssl-client-issuer-dn" | "ssl-client-cert" => {
@@ -175,8 +175,7 @@ pub fn clean_request(
         remove_named(headers, |name| name.contains('_') && !passes(name));
     }
     if seen.has(Seen::FORWARDING) && !trusted {
-        let forged = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
-        remove_named(headers, forged);
+        remove_named(headers, |name| Seen::of(name) == Seen::FORWARDING);
     }
     if seen.has(Seen::CLIENT_CERTIFICATE) && !trusted {
         // Also where nobody's certificate is asked for: the endpoint may be behind another host, too.
@@ -486,6 +485,8 @@ mod tests {
             ("x-forwarded-prefix", "/admin"),
             ("x_forwarded_for", "1.2.3.4"),
             ("x-real-ip", "1.2.3.4"),
+            ("x-original-url", "/admin"),
+            ("x-rewrite-url", "/admin"),
             ("proxy", "http://evil"),
             ("accept", "*/*"),
         ];
@@ -512,6 +513,8 @@ mod tests {
             "x_forwarded_for",
             "x-forwarded_proto",
             "x_real_ip",
+            "x_original_url",
+            "x-rewrite_url",
             "content_length",
             "transfer_encoding",
             "ssl_client_verify",

@@ -124,10 +124,12 @@ async fn read_whole(request: &mut Outgoing, exchange: &mut Exchange) -> Result<(
     let Some(mut message) = request.take() else { return Ok(()) };
     exchange.holds_body();
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
-    let body = body
-        .read_whole(exchange.connection.worker.settings.whole_body_bytes_max)
-        .await
-        .map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
+    let reading = body.read_whole(exchange.connection.worker.settings.whole_body_bytes_max);
+    let read = match exchange.time_left() {
+        None => reading.await,
+        Some(left) => tokio::time::timeout(left, reading).await.map_err(|_| Error::RequestTimeout)?,
+    };
+    let body = read.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
     if let RequestBody::Whole(whole) = &body {
         message.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
         message.headers_mut().remove(header::TRAILER);

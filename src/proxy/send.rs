@@ -14,7 +14,7 @@ use hyper::client::conn::TrySendError;
 
 use super::body::Exchange;
 use super::framing;
-use crate::clock::Timer;
+use crate::clock::{Timer, ticks};
 use crate::upstream::{Acquired, Http1, Http2, Reads, RequestBody};
 
 /// A request until it is sent. It stays in one place, by reference: futures are moved, and with them all they hold.
@@ -156,8 +156,9 @@ fn unsent_or_failed(mut error: TrySendError<Request<RequestBody>>, request: &mut
     match source {
         // Told by a GOAWAY, a request is one that came behind the last that is answered.
         Some(error) if error.is_remote() && (error.is_go_away() || is_refused(error)) => SendError::Refused,
-        Some(error) if error.is_reset() => error.reason().map_or(SendError::Broken, SendError::Reset),
+        // What came was no answer, and the stream or the connection was given up for it here.
         Some(error) if error.is_library() => SendError::Invalid,
+        Some(error) if error.is_reset() => error.reason().map_or(SendError::Broken, SendError::Reset),
         Some(_) | None => SendError::Broken,
     }
 }
@@ -224,7 +225,8 @@ impl<'a> Wait<'a> {
     }
 
     fn timeout(&self) -> u64 {
-        if self.sending() { self.write_timeout } else { self.read_timeout }
+        let usual = if self.sending() { self.write_timeout } else { self.read_timeout };
+        self.exchange.time_left().map_or(usual, |left| usual.min(ticks(left)))
     }
 
     /// What was waited for, or `None` when it takes too long.
@@ -241,7 +243,7 @@ impl<'a> Wait<'a> {
         if !self.timer.has_passed() {
             return false;
         }
-        if let Some(watch) = &self.exchange.watch {
+        if let Some(watch) = self.exchange.watch.as_ref().filter(|_| !self.exchange.is_late()) {
             let bytes = watch.bytes.get();
             let moved = self.seen.replace(bytes) != bytes;
             // While the client is asked for more, its own time limit counts.

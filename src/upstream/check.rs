@@ -74,7 +74,7 @@ impl Checker {
         let target = Target {
             endpoint: endpoint.clone(),
             backend: upstream.label.clone(),
-            http2: upstream.protocol == Protocol::H2c,
+            protocol: upstream.protocol,
             tls: upstream.tls.clone(),
             check: check.clone(),
         };
@@ -87,7 +87,7 @@ impl Checker {
 struct Target {
     endpoint: Arc<Endpoint>,
     backend: Arc<str>,
-    http2: bool,
+    protocol: Protocol,
     tls: Option<Tls>,
     check: Arc<Check>,
 }
@@ -143,7 +143,7 @@ impl Target {
             CheckKind::Http { path, host } => {
                 let host = host.as_deref().unwrap_or(&self.endpoint.label);
                 let request = Request::builder().method(Method::GET).header(header::USER_AGENT, AGENT);
-                let (response, _driven) = self.send(request, (host, path), Bytes::new(), self.http2).await?;
+                let (response, _driven) = self.send(request, (host, path), Bytes::new(), false).await?;
                 let status = response.status();
                 let well = status.is_success() || status.is_redirection();
                 if well { Ok(()) } else { Err(Unwell::Answer(format!("it answered {status}"))) }
@@ -170,13 +170,15 @@ impl Target {
         request: http::request::Builder,
         (host, path): (&str, &str),
         body: Bytes,
-        http2: bool,
+        needs_http2: bool,
     ) -> Result<(Response<Incoming>, Task), Unwell> {
-        let tls = self.tls.as_ref().map(|tls| if http2 { &tls.any } else { &tls.http1 });
+        // As for requests, TLS endpoints choose, but for those that are to speak HTTP/1.1.
+        let only_http1 = self.protocol == Protocol::TlsHttp1 && !needs_http2;
+        let tls = self.tls.as_ref().map(|tls| if only_http1 { &tls.http1 } else { &tls.any });
         let (io, chosen) = dial(&self.endpoint, tls).await?;
         let io = TokioIo::new(io);
         let invalid = |error: http::Error| Unwell::Answer(error.to_string());
-        if http2 && (tls.is_none() || chosen) {
+        if chosen || tls.is_none() && (needs_http2 || self.protocol == Protocol::H2c) {
             let scheme = if tls.is_some() { "https" } else { "http" };
             let request = request.uri(format!("{scheme}://{host}{path}")).version(Version::HTTP_2);
             let request = request.body(Full::new(body)).map_err(invalid)?;
@@ -184,7 +186,7 @@ impl Target {
             let driven = Task(spawn_local(connection).abort_handle());
             return Ok((sender.send_request(request).await?, driven));
         }
-        if http2 {
+        if needs_http2 {
             return Err(Unwell::Connect(super::ConnectError::Tcp(io::Error::other("it does not speak HTTP/2"))));
         }
         let request = request.uri(path).header(header::HOST, host).body(Full::new(body)).map_err(invalid)?;

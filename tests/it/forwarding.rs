@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use crate::harness::backend::Silent;
 use crate::harness::h1::Connection;
-use crate::harness::manifests::app;
+use crate::harness::h2_raw::RawH2Backend;
+use crate::harness::manifests::{app, app_with};
+use crate::harness::websocket::WebSocket;
 use crate::harness::wire::Framing;
 use crate::harness::*;
 
@@ -196,4 +198,148 @@ fn a_client_that_stops_sending_what_is_read_whole_is_408() {
     let portunus = Portunus::serve_with(&folder, &["--request-body-timeout", "300ms"]);
     assert_eq!(Connection::open(portunus.http).ask(format!("{CHUNKED}3\r\nabc\r\n")).status, 408);
     assert_eq!(backend.count(), 0);
+}
+
+/// Requests to these have 300 ms for all of it, and these keys and flags beside.
+fn in_time(addresses: &[SocketAddr], keys: &[(&str, &str)], flags: &[&str]) -> (Folder, Portunus) {
+    in_time_of(Folder::to_addresses(addresses), keys, flags)
+}
+
+fn in_time_of(folder: Folder, keys: &[(&str, &str)], flags: &[&str]) -> (Folder, Portunus) {
+    let (whole, asked): (Vec<_>, Vec<_>) = keys.iter().copied().partition(|(key, _)| key.contains('/'));
+    let ingress = Ingress::new("default", "all").asks(&asked).annotation("portunus.dev/request-timeout", "300ms");
+    let ingress = whole.iter().fold(ingress, |ingress, (key, value)| ingress.annotation(key, value));
+    folder.write("ingress.yaml", ingress.prefix("/", "app", 80));
+    let portunus = Portunus::serve_with(&folder, &[&["--workers", "1", "--access-log", "stdout"], flags].concat());
+    portunus.wait_no_problems();
+    (folder, portunus)
+}
+
+fn late(portunus: &Portunus) -> f64 {
+    portunus.metric("portunus_request_timeouts_total", &[])
+}
+
+/// Says nothing before the gate is open.
+fn silent(over: &Gate) -> Backend {
+    let over = over.clone();
+    Backend::new(move |exchange| {
+        over.wait("the test");
+        exchange.close();
+    })
+}
+
+#[test]
+fn the_time_for_all_of_a_request_cuts_off_the_try_that_runs() {
+    let over = Gate::new();
+    let backend = silent(&over);
+    let (_folder, portunus) = in_time(&[backend.address()], &[], &[]);
+    let mut client = Connection::open(portunus.http);
+    for _ in 0..2 {
+        let answer = client.get("a.test", "/");
+        assert_eq!((answer.status, answer.complete), (504, true));
+        assert!(answer.text().contains("no answer in time"), "{}", answer.text());
+    }
+    run(async {
+        let mut connection = h2::Connection::cleartext(portunus.http).await;
+        assert_eq!(connection.get("http://a.test/").await.status, 504);
+    });
+    assert_eq!((late(&portunus), backend.count()), (3.0, 3), "nobody is asked twice");
+    let line: serde_json::Value = serde_json::from_str(&portunus.stdout.wait_for("{")).expect("a line");
+    assert_eq!((&line["termination"], &line["status"]), (&"request_timeout".into(), &504.into()), "{line}");
+    over.open();
+    eventually("the end of the connections that were waited on", || (backend.open() == 0).then_some(()));
+}
+
+#[test]
+fn the_time_for_all_of_a_request_is_that_of_all_tries() {
+    let over = Gate::new();
+    let backends = [(); 3].map(|()| silent(&over));
+    let keys = [("proxy-next-upstream", "timeout"), ("proxy-next-upstream-tries", "16")];
+    let keys = [keys[0], keys[1], ("portunus.dev/try-timeout", "100ms")];
+    let (_folder, portunus) = in_time(&backends.each_ref().map(Backend::address), &keys, &["--outlier-failures", "0"]);
+    assert_eq!((portunus.get("a.test", "/").status, late(&portunus)), (504, 1.0));
+    let tries: usize = backends.iter().map(Backend::count).sum();
+    assert!((1..=3).contains(&tries), "{tries}");
+    // Connecting counts, and so does a body that is read whole.
+    let nobody = Silent::new();
+    let (_folder, portunus) = in_time(&[nobody.address()], &[("proxy-next-upstream", "timeout")], &[]);
+    assert_eq!((portunus.get("a.test", "/").status, late(&portunus)), (504, 1.0));
+    let fine = Backend::named("fine");
+    let (_folder, portunus) = in_time(&[fine.address()], &[("proxy-request-buffering", "on")], &[]);
+    let mut client = Connection::open(portunus.http);
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nx");
+    assert_eq!((client.response().status, late(&portunus), fine.count()), (504, 1.0, 0));
+    assert_eq!(portunus.get("a.test", "/").text(), "fine");
+    over.open();
+}
+
+#[test]
+fn an_http_2_endpoint_is_cut_off_likewise() {
+    let backend = RawH2Backend::new(|_, _, _| {});
+    let (folder, portunus) = in_time(&[], &[], &[]);
+    portunus.after(|| folder.write("app.yaml", app_with("default", "app", &[backend.address], "kubernetes.io/h2c")));
+    assert_eq!((portunus.get("a.test", "/").status, late(&portunus)), (504, 1.0));
+    assert_eq!(backend.count(), 1);
+}
+
+#[test]
+fn an_answer_that_has_begun_in_time_goes_on_and_so_does_a_tunnel() {
+    let (over, silence) = (Gate::new(), Gate::new());
+    let gates = (over.clone(), silence.clone());
+    let backend = Backend::new(move |exchange| match exchange.head.word(1) {
+        "/begun" => {
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf");
+            gates.0.wait("the time to be over");
+            exchange.write("half");
+        }
+        "/socket" => drop(websocket::echo(exchange)),
+        _ => {
+            gates.1.wait("the test");
+            exchange.close();
+        }
+    });
+    let (_folder, portunus) = in_time(&[backend.address()], &[], &[]);
+    let mut client = Connection::open(portunus.http);
+    client.send("GET /begun HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    backend.wait_count(1);
+    let mut socket = WebSocket::open(portunus.http, "a.test", "/socket");
+    // One that begins later has had its time.
+    assert_eq!(portunus.get("a.test", "/silence").status, 504);
+    over.open();
+    assert_eq!(client.response().text(), "halfhalf");
+    socket.echo("still here");
+    silence.open();
+}
+
+#[test]
+fn who_had_most_of_the_time_has_failed_and_who_had_not_all_of_the_request_has_not() {
+    let over = Gate::new();
+    let backends = [(); 2].map(|()| silent(&over));
+    let flags = ["--outlier-failures", "2", "--outlier-ejection-time", "1h"];
+    let all = backends.each_ref().map(Backend::address);
+    let (_folder, portunus) = in_time(&all, &[], &flags);
+    let ejections = || portunus.metric("portunus_endpoint_ejections_total", &[]);
+    for _ in 0..4 {
+        let mut client = Connection::open(portunus.http);
+        client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nx");
+        assert_eq!(client.response().status, 504);
+    }
+    assert_eq!((late(&portunus), ejections()), (4.0, 0.0), "the clients were slow");
+    for _ in 0..4 {
+        assert_eq!(portunus.get("a.test", "/").status, 504);
+    }
+    assert_eq!(ejections(), 1.0);
+    over.open();
+}
+
+#[test]
+fn who_has_waited_for_all_of_the_time_waits_for_no_page() {
+    let over = Gate::new();
+    let (backend, page) = (silent(&over), Backend::named("page"));
+    let folder = Folder::to(&backend);
+    folder.write("page.yaml", app("default", "page", &[page.address()]));
+    let keys = [("default-backend", "page"), ("custom-http-errors", "504")];
+    let (_folder, portunus) = in_time_of(folder, &keys, &[]);
+    assert_eq!((portunus.get("a.test", "/").status, page.count()), (504, 0));
+    over.open();
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::harness::backend::{Refusing, Silent};
+use crate::harness::certificates::Authority;
 use crate::harness::h1::{Connection, Response};
 use crate::harness::h2_raw::{END_STREAM, RawH2Backend};
-use crate::harness::manifests::{app, app_with};
+use crate::harness::hyper_backend::HyperBackend;
+use crate::harness::manifests::{app, app_with, secret};
 use crate::harness::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -319,6 +321,91 @@ fn a_grpc_endpoint_says_by_the_health_protocol_whether_it_serves() {
     failing(&portunus, 1.0);
     status.store(SERVING, Ordering::SeqCst);
     failing(&portunus, 0.0);
+}
+
+#[test]
+fn checks_over_tls_prove_their_endpoint_as_requests_do() {
+    const NAME: &str = "app.default.svc";
+    let (authority, other) = (Authority::named("ours"), Authority::named("another"));
+    let (ours, expired) = (authority.leaf(&[NAME]), authority.expired_leaf(&[NAME]));
+    let (theirs, elsewhere) = (other.leaf(&[NAME]), authority.leaf(&["app.other.svc"]));
+    let (http1, h2, both) = (&["http/1.1"][..], &["h2"][..], &["h2", "http/1.1"][..]);
+    for (what, identity, alpn, protocol, kind, passes) in [
+        ("HTTP/1.1", &ours, http1, "https", "http", true),
+        ("HTTP/2", &ours, h2, "https", "http", true),
+        ("either", &ours, both, "https", "http", true),
+        ("HTTP/1.1 only", &ours, both, "kubernetes.io/wss", "http", true),
+        ("another's", &theirs, both, "https", "http", false),
+        ("expired", &expired, both, "https", "http", false),
+        ("of another name", &elsewhere, both, "https", "http", false),
+        ("gRPC", &ours, h2, "grpcs", "grpc", true),
+        ("gRPC, another's", &theirs, h2, "grpcs", "grpc", false),
+        ("gRPC, of another name", &elsewhere, h2, "grpcs", "grpc", false),
+        ("gRPC without HTTP/2", &ours, http1, "grpcs", "grpc", false),
+    ] {
+        let backend = HyperBackend::tls(identity, alpn);
+        let folder = Folder::new();
+        folder.write("app.yaml", app_with("default", "app", &[backend.address()], protocol));
+        folder.write("secret.yaml", secret("default", "app-tls", &[("ca.crt", &authority.pem)]));
+        let keys = [CHECKS[2], CHECKS[3], ("portunus.dev/health-check-unhealthy", "1")];
+        let tls = [("proxy-ssl-secret", "default/app-tls"), ("proxy-ssl-verify", "on")];
+        let ingress = ingress(&keys).annotation("portunus.dev/health-check", kind).asks(&tls);
+        folder.write("ingress.yaml", ingress);
+        let portunus = Portunus::serve(&folder);
+        portunus.wait_no_problems();
+        if passes {
+            portunus.wait_metric("portunus_health_checks_total", &[], |count| count >= 3.0);
+            assert_eq!(portunus.metric("portunus_health_checks_failed_total", &[]), 0.0, "{what}");
+            let path = if kind == "grpc" { "/grpc.health.v1.Health/Check" } else { "/" };
+            assert_eq!(backend.last().uri.path(), path, "{what}");
+        } else {
+            failing(&portunus, 1.0);
+            assert!(backend.requests().is_empty(), "{what}: who proves nothing is asked nothing");
+        }
+    }
+}
+
+/// An endpoint whose answers' heads are these.
+fn heads(fields: &'static [(&'static str, &'static str)]) -> RawH2Backend {
+    RawH2Backend::new(move |connection, stream, _| {
+        connection.headers(stream, END_STREAM, &[&[(":status", "200")], fields].concat());
+    })
+}
+
+#[test]
+fn a_grpc_endpoint_that_says_in_its_head_that_it_is_unavailable_has_failed() {
+    const GRPC: (&str, &str) = ("content-type", "application/grpc+proto");
+    for (fields, failed) in [
+        (&[GRPC, ("grpc-status", "14")][..], true),
+        (&[GRPC, ("grpc-status", "5")], false),
+        (&[("content-type", "text/plain"), ("grpc-status", "14")], false),
+        (&[GRPC], false),
+    ] {
+        let (one, other) = (heads(fields), heads(&[GRPC, ("grpc-status", "0")]));
+        let folder = Folder::new();
+        folder.write("app.yaml", app_with("default", "app", &[one.address, other.address], "grpc"));
+        folder.write("ingress.yaml", ingress(&[]));
+        let flags = ["--workers", "1", "--outlier-failures", "3", "--outlier-ejection-time", "1h"];
+        let portunus = Portunus::serve_with(&folder, &flags);
+        for client in 0..20 {
+            assert_eq!(ask(&portunus, client).status, 200, "it is passed on as it is");
+        }
+        assert_eq!(ejected(&portunus), f64::from(u8::from(failed)), "{fields:?}");
+        assert_eq!(one.count(), if failed { 3 } else { 10 }, "{fields:?}");
+    }
+    // Behind a message it is the call's failure, and over HTTP/1.1 it is a field like any other.
+    let plain = || {
+        Backend::new(|exchange| {
+            exchange.read_body();
+            exchange.write(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n",
+            );
+        })
+    };
+    let plain = [plain(), plain()];
+    let (_folder, portunus) = served(&plain.each_ref().map(Backend::address), &[], &["--outlier-failures", "1"]);
+    (0..10).for_each(|client| assert_eq!(ask(&portunus, client).status, 200));
+    assert_eq!(ejected(&portunus), 0.0);
 }
 
 #[test]

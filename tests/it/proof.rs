@@ -7,6 +7,7 @@ mod changes;
 mod floods;
 mod mutations;
 mod overload;
+mod processor;
 mod restarts;
 mod soak;
 

@@ -443,6 +443,21 @@ fn the_operator_says_what_is_sent_once_more_where_an_ingress_does_not() {
 }
 
 #[test]
+fn the_operator_says_how_long_others_are_tried() {
+    let over = Gate::new();
+    let gate = over.clone();
+    let silent = Backend::new(move |_| gate.wait("the test"));
+    let fine = Backend::named("fine");
+    let flags = ["--proxy-next-upstream", "timeout", "--upstream-read-timeout", "1100ms"];
+    for (timeout, status) in [("0s", 200), ("1s", 504)] {
+        let flags = [&flags[..], &["--proxy-next-upstream-timeout", timeout]].concat();
+        let (_folder, portunus) = ruled_with(&[silent.address(), fine.address()], &[], &flags);
+        assert_eq!(ask_at(&portunus, &silent, &request("GET", "")).status, status, "{timeout}");
+    }
+    over.open();
+}
+
+#[test]
 fn the_floor_of_the_budget_counts_by_the_second_and_comes_back() {
     let (broken, fine) = (breaking(), Backend::named("fine"));
     let (_folder, portunus) = two(&broken, &fine, &["--retry-budget", "0", "--retry-floor", "1"]);

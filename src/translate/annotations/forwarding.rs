@@ -12,7 +12,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     open("proxy-read-timeout", "seconds", "`--upstream-read-timeout`", "longest time between two reads of an answer, and for its head; of a WebSocket, the time that it may be silent").example("3600"),
     open("proxy-next-upstream", "`off`, or a list by spaces of `error` `timeout` `invalid_header` `http_500` `http_502` `http_503` `http_504` `http_403` `http_404` `http_429` `non_idempotent`", "[one more try](forwarding.md#sent-once-more)", "failures after which a request is sent to another endpoint; without it, `error timeout` where one of the next two is written").example("error timeout http_503"),
     open("proxy-next-upstream-tries", "count", "3", "how often, with the first, up to 16 or the number of endpoints; 0 is as often as there are endpoints").example("2"),
-    open("proxy-next-upstream-timeout", "seconds", "0", "no try begins later than this; 0 is no limit").example("30"),
+    open("proxy-next-upstream-timeout", "seconds", "0", "no try begins later than this, and one that runs goes on; 0 is no limit").example("30"),
     open("proxy-body-size", "bytes, or with `k`, `m`, `g`", "0", "longest body of a request; beyond it 413. 0 is no limit").example("8m"),
     open("proxy-request-buffering", "`on`, `off`", "off", "a request's body is read whole before an endpoint is chosen, up to 1 MiB ([how](forwarding.md#bodies))").example("on"),
     open("proxy-buffering", "on/off", "off", "buffer response"),
@@ -65,6 +65,7 @@ pub(super) fn read(values: &mut Values, namespace: &str, settings: &Settings) ->
         buffers_body: buffers.unwrap_or(general.buffers_body),
         retry: retry(values, general.retry.as_ref()),
         try_timeout_milliseconds: resilience::try_timeout(values),
+        request_timeout_milliseconds: resilience::request_timeout(values),
         default_backend: default_backend(values, namespace, &settings.custom_http_errors),
     };
     (forwarding != Forwarding::default()).then(|| Box::new(forwarding))

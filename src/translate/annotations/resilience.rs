@@ -12,6 +12,7 @@ use crate::model::{Check, CheckKind, Resilience};
 #[rustfmt::skip]
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     open("portunus.dev/try-timeout", "duration, as `500ms`", "`proxy-read-timeout`", "longest time for the head of one answer; with `timeout` in `proxy-next-upstream` the request then goes to another endpoint").example("2s"),
+    open("portunus.dev/request-timeout", "duration, as `5s`", "", "longest time from a request to the head of its answer, [with all tries](resilience.md#retries); beyond it 504").example("5s"),
     open("portunus.dev/outlier-failures", "count", "`--outlier-failures`", "failures in a row after which an endpoint is [left out](resilience.md#ejection) for a while; 0 is never").example("3"),
     open("portunus.dev/outlier-ejection-time", "duration", "`--outlier-ejection-time`", "how long it is left out the first time").example("5s"),
     open("portunus.dev/panic-threshold", "0 to 100", "`--panic-threshold`", "with fewer endpoints well, in percent, all are used").example("40"),
@@ -61,6 +62,10 @@ pub(super) fn read(values: &mut Values) -> Resilience {
 
 pub(super) fn try_timeout(values: &mut Values) -> Option<u32> {
     values.get("portunus.dev/try-timeout", DURATION, milliseconds)
+}
+
+pub(super) fn request_timeout(values: &mut Values) -> Option<u32> {
+    values.get("portunus.dev/request-timeout", DURATION, milliseconds)
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -70,7 +70,20 @@ fn answer(received: &Received) -> Response<Outgoing> {
     Response::new(body)
 }
 
-/// A listening echo backend; it ends with this value. On the path `/stream` it echoes frame by
+/// What a gRPC server answers that is asked for its health: a `HealthCheckResponse` with SERVING.
+fn serving() -> Response<Outgoing> {
+    let (sender, body) = super::h2::fed();
+    tokio::spawn(async move {
+        let _ = sender.send(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]))).await;
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+        let _ = sender.send(Frame::trailers(trailers)).await;
+    });
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A listening echo backend, with gRPC's health service; it ends with this value. On the path `/stream` it echoes frame by
 /// frame and records nothing; on `/at-once` it answers, and records the request when it has all of it.
 pub struct HyperBackend {
     address: SocketAddr,
@@ -210,6 +223,9 @@ where
                 return Ok(Response::new(super::h2::full(Bytes::new())));
             }
             let received = receive(request, (connection, peer), &record).await?;
+            if received.uri.path() == "/grpc.health.v1.Health/Check" {
+                return Ok(serving());
+            }
             Ok::<_, hyper::Error>(answer(&received))
         }
     });
