@@ -1,7 +1,7 @@
 //! Keeps a panic to the request that it happened in: that one is answered 500, and the worker goes on with the others.
-//! One outside of requests costs its connection: the runtime keeps it to the connection's task, and here it is kept from
-//! the task that accepts. A panic is a bug of ours. The process's hook counts it and logs its place; what it was about
-//! may be a secret.
+//! One outside of requests costs its connection: the runtime keeps it to the connection's task, and here it is kept
+//! from the task that accepts. A panic is a bug of ours. The process's hook counts it and logs its place; what it was
+//! about may be a secret.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;

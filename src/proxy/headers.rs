@@ -514,7 +514,6 @@ mod tests {
             "x-forwarded_proto",
             "x_real_ip",
             "x_original_url",
-            "x-rewrite_url",
             "content_length",
             "transfer_encoding",
             "ssl_client_verify",

@@ -1,6 +1,6 @@
-//! What a hostile HTTP/2 peer may cost. Each attack runs over one connection, in cleartext and over TLS, beside a client
-//! that goes on asking the same worker: that one is answered throughout, the attack's connection ends where it is a
-//! flood, and Portunus's memory stays within 16 MiB of what it was. Time on the processor is printed, not asserted.
+//! What a hostile HTTP/2 peer may cost. Each attack runs over one connection, in cleartext and over TLS, beside a
+//! client that goes on asking the same worker: that one is answered throughout, the attack's connection ends where it
+//! is a flood, and Portunus's memory stays within 16 MiB of what it was. Time on the processor is printed, not asserted.
 //! docs/security/floods.md has what was measured. The same at size is in proof/floods.rs.
 
 use std::sync::Arc;
@@ -328,7 +328,9 @@ fn header_blocks_that_grow() {
         ("1,100 fields with tiny names", "/large", block(&tiny)),
         ("a cookie of 39 KB", "/silent", block(&[("cookie", &cookie)])),
     ] {
-        WAYS.into_iter().for_each(|way| pile_up(name, way, path, &more));
+        for way in WAYS {
+            pile_up(name, way, path, &more);
+        }
     }
 }
 
@@ -388,7 +390,9 @@ fn windows_that_stay_shut() {
         (("a window of one byte, likewise", 1), false),
         (("a window of 512 KiB and then none, likewise", 1 << 19), true),
     ] {
-        WAYS.into_iter().for_each(|way| shut(&Target::new(), way, case, warm));
+        for way in WAYS {
+            shut(&Target::new(), way, case, warm);
+        }
     }
     // Connections to endpoints that have seen much, and then the same once more.
     let target = Target::new();

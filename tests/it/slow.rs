@@ -1,7 +1,7 @@
-//! Clients that take their time, of all kinds at once, in cleartext and over TLS: heads, bodies and handshakes that come
-//! byte by byte or not at all, answers that nobody reads, connections that say nothing. Honest clients beside them are
-//! answered, memory stays within a bound for each, and all of them are gone when their time limits have passed. At full
-//! size (`make proof`) there are 4,000, and what honest clients wait is printed beside what they wait without.
+//! Clients that take their time, of all kinds at once, in cleartext and over TLS: heads, bodies and handshakes that
+//! come byte by byte or not at all, answers that nobody reads, connections that say nothing. Honest clients beside them
+//! are answered, memory stays within a bound for each, and all of them are gone when their time limits have passed. At
+//! full size (`make proof`) there are 4,000, and what honest clients wait is printed beside what they wait without.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -210,7 +210,9 @@ fn bodies_that_drip_are_ended_by_the_lowest_rate() {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 // Who was answered is no longer heard.
-                [&one, &two].into_iter().for_each(|mut slow| drop(slow.write_all(b"x")));
+                for mut slow in [&one, &two] {
+                    drop(slow.write_all(b"x"));
+                }
                 http2.send(&frame(DATA, 0, stream(0), b"x"));
                 third.write_all(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).as_bytes()).expect("it is read");
                 sleep(Duration::from_millis(100));

@@ -1,6 +1,6 @@
 //! `--deny-local-endpoints`, which is on in a cluster: nobody who may write Services and EndpointSlices gets requests
-//! sent to the node, its link or the API server. Some of it the API server refuses by itself, in slices that are written
-//! with their addresses as they are; the rest, and external names, are Portunus's to refuse.
+//! sent to the node, its link or the API server. Some of it the API server refuses by itself, in slices that have it
+//! plainly; the rest, and external names, are Portunus's to refuse.
 
 use serde_json::{Value, json};
 
