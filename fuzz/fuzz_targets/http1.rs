@@ -259,8 +259,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         }
         let written = forward(ours);
         let text = String::from_utf8_lossy(&written);
-        let (read, length) =
-            strict::whole(&written, Rules::Strict).unwrap_or_else(|stop| panic!("{stop:?}: {text:?}"));
+        let (read, length) = strict::whole(&written, Rules::Strict).unwrap_or_else(|stop| panic!("{stop:?}: {text:?}"));
         assert_eq!(length, written.len(), "not one request: {text:?}");
         assert_eq!((&read.method, &read.body), (&theirs.method, &ours.body), "{text:?}");
         let query = |target: &str| target.split_once('?').map(|(_, query)| query.to_owned());

@@ -22,7 +22,7 @@ use crate::clock::{Clock, TICKS_PER_SECOND, Timer};
 const GRACE: u64 = 5 * TICKS_PER_SECOND;
 
 /// Fields that must be known before the body, beside those of a prefix.
-const DECISIVE: [&str; 22] = [
+const DECISIVE: [&str; 24] = [
     "authorization",
     "cache-control",
     "connection",
@@ -43,8 +43,10 @@ const DECISIVE: [&str; 22] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-original-url",
     "x-real-ip",
     "x-request-id",
+    "x-rewrite-url",
 ];
 
 /// Why a request body ended early.
