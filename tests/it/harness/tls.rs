@@ -158,13 +158,15 @@ pub struct Tls {
     stream: Arc<TcpStream>,
     /// Held from a record's making to its end, so that they leave in order.
     turn: Arc<Mutex<()>>,
+    /// What was received and the session had no room for.
+    received: Vec<u8>,
 }
 
 impl Socket {
     pub fn secure(stream: Stream) -> Self {
         let (session, stream) = stream.into_parts();
         let (session, stream) = (Arc::new(Mutex::new(session)), Arc::new(stream));
-        Self::Tls(Tls { session, stream, turn: Arc::default() })
+        Self::Tls(Tls { session, stream, turn: Arc::default(), received: Vec::new() })
     }
 
     pub fn try_clone(&self) -> io::Result<Self> {
@@ -188,24 +190,24 @@ impl Read for Socket {
             Self::Plain(stream) => return stream.read(buffer),
             Self::Tls(tls) => tls,
         };
-        // No more than fits beside what of a record was here before.
-        let mut received = [0; 4096];
         loop {
             match tls.session.lock().expect("the session").reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
             }
-            let count = (&*tls.stream).read(&mut received)?;
-            let mut bytes = &received[..count];
+            if tls.received.is_empty() {
+                let mut bytes = [0; 4096];
+                let count = (&*tls.stream).read(&mut bytes)?;
+                if count == 0 {
+                    return Ok(0);
+                }
+                tls.received.extend_from_slice(&bytes[..count]);
+            }
             let mut session = tls.session.lock().expect("the session");
-            // Also when the other side has ended without a word, which is then the end.
-            while session.read_tls(&mut bytes)? > 0 && !bytes.is_empty() {
-                session.process_new_packets().map_err(io::Error::other)?;
-            }
+            // As much as it has room for, and then what that was is read first.
+            let count = session.read_tls(&mut &tls.received[..])?;
+            tls.received.drain(..count);
             session.process_new_packets().map_err(io::Error::other)?;
-            if count == 0 {
-                return session.reader().read(buffer).or(Ok(0));
-            }
         }
     }
 }
