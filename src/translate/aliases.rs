@@ -8,8 +8,9 @@ use super::Translator;
 use super::annotations;
 use super::few::Few;
 use super::ingress::Parts;
+use super::ownership::claims;
 use super::problem::{Kind, ObjectRef, Problem};
-use crate::model::HostPattern;
+use crate::model::{HostPattern, ObjectName};
 
 /// The key.
 pub(super) const ALIAS: &str = "server-alias";
@@ -71,8 +72,11 @@ impl Translator {
             }
             let (named, _) = self.admitted(alias);
             let mut named = named.into_iter().filter(|other| other.name != parts.name);
-            let mut others =
-                self.by_alias.get(alias).into_iter().flat_map(Few::iter).filter(|(_, name)| *name != parts.name);
+            // An alias claims nothing: whoever names the host leaves none to those of other namespaces.
+            let is_owned = self.owner(alias).is_some() || self.settings.strict_host_ownership && claims(parts, alias);
+            let stays = |name: &ObjectName| !is_owned || name.namespace == parts.name.namespace;
+            let others = self.by_alias.get(alias).into_iter().flat_map(Few::iter);
+            let mut others = others.filter(|(_, name)| *name != parts.name && stays(name));
             let by = if let Some(ruler) = named.find(|other| other.rules_host(alias)) {
                 format!("Ingress {}, which has a rule for it", ruler.name)
             } else if let Some((_, other)) = others.find(|(_, name)| {

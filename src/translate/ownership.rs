@@ -99,6 +99,15 @@ impl Wildcards {
     }
 }
 
+/// Whether an Ingress claims the host, by its name or by a wildcard above it.
+pub(super) fn claims(parts: &Parts, host: &HostPattern) -> bool {
+    let above = match host {
+        HostPattern::Exact(name) => name.split_once('.').map(|(_, rest)| HostPattern::Wildcard(rest.into())),
+        HostPattern::Wildcard(_) | HostPattern::Any => None,
+    };
+    parts.hosts().contains(host) || above.is_some_and(|above| !parts.rules_of(&above).is_empty())
+}
+
 impl Owner<'_> {
     pub(super) fn admits(&self, ingress: &ObjectName) -> bool {
         self.claim.1.namespace == ingress.namespace

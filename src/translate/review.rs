@@ -324,6 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn an_alias_of_another_namespace_gives_way_to_who_names_the_host() {
+        let key = "nginx.ingress.kubernetes.io/server-alias";
+        let mut old = ingress("capulet/old", Some(OLD), &[("b.example", "/")]);
+        old["metadata"]["annotations"] = json!({ key: "a.example" });
+        let mut candidate = ingress("montague/new", Some(YOUNG), &[("c.example", "/")]);
+        candidate["metadata"]["annotations"] = json!({ key: "a.example" });
+        for (strict, lists, refused) in [(true, true, 0), (true, false, 1), (false, true, 1)] {
+            let world = World::new(strict, &[old.clone()]);
+            let hosts = if lists { json!(["a.example"]) } else { json!([]) };
+            candidate["spec"]["tls"] = json!([{ "hosts": hosts, "secretName": "gone" }]);
+            assert_eq!(world.review(&candidate).0.len(), refused, "strict: {strict}, listed: {lists}");
+        }
+    }
+
+    #[test]
     fn what_only_the_object_can_mend_is_refused_and_what_others_can_is_a_warning() {
         let mut candidate =
             ingress("montague/new", None, &[("1.2.3.4", "/"), ("a.example", "/a%00"), ("b.example", "/")]);
