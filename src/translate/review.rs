@@ -157,6 +157,8 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
         let own = rules.iter().filter(|(other, ..)| parts.is_canary && other.name == parts.name);
         // What only holds a host is there as long as nothing else is.
         let working = rules.iter().any(|(other, located, _)| !other.is_canary && !located.holds);
+        // Of two that are the candidate's own the first counts.
+        let mut placed: BTreeMap<Option<&PathMatch>, &Rule> = BTreeMap::new();
         for (_, located, canary) in own {
             let same = |canary_too: bool| {
                 let of_path = rules
@@ -167,9 +169,14 @@ fn shared(translator: &Translator, parts: &Parts) -> Vec<Problem> {
             let mut main = same(false).map(|(.., rule)| (**rule).clone()).next();
             if let Some(main) = &mut main {
                 let before = same(true).find(|(other, ..)| other.name.namespace == main.source.namespace);
-                main.canary = before.and_then(|(.., rule)| rule.canary.clone());
+                let before = before.map(|(.., rule)| &**rule).or(placed.get(&canary.path.as_ref()).copied());
+                main.canary = before.and_then(|rule| rule.canary.clone());
             }
-            problems.extend(no_canary(&host, main.as_ref(), parts, located, canary));
+            let problem = no_canary(&host, main.as_ref(), parts, located, canary);
+            if problem.is_none() {
+                placed.insert(canary.path.as_ref(), canary);
+            }
+            problems.extend(problem);
         }
     }
     problems.retain(|problem| problem.object.name == parts.name);
@@ -336,6 +343,19 @@ mod tests {
             candidate["spec"]["tls"] = json!([{ "hosts": hosts, "secretName": "gone" }]);
             assert_eq!(world.review(&candidate).0.len(), refused, "strict: {strict}, listed: {lists}");
         }
+    }
+
+    #[test]
+    fn of_two_canaries_of_a_path_in_one_ingress_the_second_is_told() {
+        let world = World::new(false, &[ingress("montague/old", Some(OLD), &[("a.example", "/")])]);
+        let mut candidate = ingress("montague/new", Some(YOUNG), &[("a.example", "/"), ("a.example", "/")]);
+        candidate["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/canary": "true" });
+        let (refused, warnings) = world.review(&candidate);
+        assert!(refused.is_empty(), "{refused:?}");
+        assert!(
+            warnings.iter().any(|line| line.contains("has a canary already, Ingress montague/new")),
+            "{warnings:?}"
+        );
     }
 
     #[test]
