@@ -332,7 +332,7 @@ fn wants(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
 fn loads(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
     type Read = fn(&WorkerCells) -> f64;
     let families: [(&str, &str, Read); 2] = [
-        ("worker_lag_seconds", "How late the worker's last tick was", |cells| {
+        ("worker_lag_seconds", "How long a task that is ready waits for its turn", |cells| {
             Duration::from_micros(cells.lag_microseconds.load(Ordering::Relaxed)).as_secs_f64()
         }),
         (

@@ -43,7 +43,7 @@ pub struct Process {
 /// When new work is turned away, so that what runs can be finished.
 #[derive(Debug, Args)]
 pub struct Overload {
-    /// How far a worker may be behind before it answers a part of new requests with 503; 0s never does
+    /// How long what is ready may wait in a worker before a part of new requests is answered 503; 0s never does
     #[arg(long, env = "PORTUNUS_OVERLOAD_LAG", default_value = "250ms", value_parser = duration_or_none)]
     pub overload_lag: Duration,
     /// Share of the memory limit from which only requests of high priority are taken

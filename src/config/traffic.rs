@@ -84,7 +84,7 @@ pub struct Endpoints {
     /// How long an idle connection to an endpoint is kept
     #[arg(long, env = "PORTUNUS_UPSTREAM_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub upstream_idle_timeout: Duration,
-    /// Idle connections kept per endpoint and worker
+    /// Idle connections kept per endpoint and worker; more are kept for a second
     #[arg(long, env = "PORTUNUS_UPSTREAM_IDLE_MAX", default_value_t = 256, value_name = "COUNT")]
     pub upstream_idle_max: usize,
     /// File with a secret, the same in all replicas, that the cookies of sessions are made with

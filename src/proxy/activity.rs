@@ -189,6 +189,12 @@ impl Activity {
         self.is_idle() && self.has_passed() && self.rest_timeout > 0
     }
 
+    /// Whether a connection that is idle looks up after a second, and lives on. HTTP/2 has requests beside each other,
+    /// of which none is to wait for what another one was told.
+    pub fn may_wait(&self) -> bool {
+        !self.is_http2() && self.rest_timeout > 0
+    }
+
     /// Idle as before, for the rest of the time.
     pub fn rest_on(&self) {
         self.wait(Waits::Resting, self.rest_timeout);

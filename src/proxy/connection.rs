@@ -28,7 +28,7 @@ use super::activity::Activity;
 use super::client_certificate::Presented;
 use super::guard::answer;
 use super::headers::{Peer, is_trusted};
-use super::io::{ClientIo, Stream};
+use super::io::ClientIo;
 use super::listener::Listener;
 use super::proxy_protocol;
 use super::refuse::{self, Refusal};
@@ -37,7 +37,7 @@ use super::upgrade::{self, Pending};
 use super::worker::Worker;
 use crate::drain::Phase;
 use crate::metrics::Side;
-use crate::upstream::{Join, LocalExecutor, Meter, Socket};
+use crate::upstream::{Join, LocalExecutor, Meter, Socket, Stream};
 
 /// What an HTTP/2 client that knows begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -74,6 +74,9 @@ pub struct Connection {
     pub tunnel: RefCell<Option<Pending>>,
     /// Requests whose body is read whole.
     pub whole_bodies: Cell<u32>,
+    /// Its last request was turned away because there is too much to do: its next one is not read before the second
+    /// that its client was asked to wait for is over.
+    pub shed: Cell<bool>,
 }
 
 /// Serves a connection to its end.
@@ -100,7 +103,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
             None => return,
         }
     } else {
-        Greeted { stream: Stream::Plain(stream), server_name: None, presented: None, http2: false }
+        Greeted { stream: Stream::Left(stream), server_name: None, presented: None, http2: false }
     };
     let activity = Activity::new(worker);
     let mut io = ClientIo::new(stream, activity.clone());
@@ -113,6 +116,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         presented,
         tunnel: RefCell::new(None),
         whole_bodies: Cell::new(0),
+        shed: Cell::new(false),
     });
     if !secure {
         match read_preface(&mut io, &connection.activity).await {
@@ -128,7 +132,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
 
 /// What a handshake leaves.
 struct Greeted {
-    stream: Stream,
+    stream: Stream<TlsStream<Socket>>,
     server_name: Option<Box<str>>,
     presented: Option<Box<Presented>>,
     http2: bool,
@@ -152,7 +156,7 @@ async fn greet(worker: &Worker, stream: Socket) -> Option<Greeted> {
         server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
         presented: asked.then(|| Box::new(Presented::new(session.peer_certificates()))),
         http2: session.alpn_protocol() == Some(b"h2"),
-        stream: Stream::Tls(Box::new(stream)),
+        stream: Stream::Right(Box::new(stream)),
     })
 }
 
@@ -281,6 +285,12 @@ async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left)
         activity.register(context);
         if activity.has_passed() && !activity.may_rest() || worker.closes_idle.get() && activity.is_quiet() {
             return Poll::Ready(Left::Over);
+        }
+        if connection.shed.get() && activity.is_idle() {
+            if !activity.has_passed() {
+                return Poll::Pending;
+            }
+            connection.shed.set(false);
         }
         match Pin::new(&mut http).poll(context) {
             Poll::Ready(Ok(())) if connection.tunnel.borrow().is_some() => Poll::Ready(Left::Upgraded),

@@ -301,8 +301,11 @@ pub(super) fn respond(
 fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     exchange.status = error.status().as_u16();
     exchange.reason.get_or_insert(error.reason());
-    if error == Error::RequestTimeout {
-        exchange.connection.worker.cells.request_timeouts.add(1);
+    let connection = &exchange.connection;
+    match error {
+        Error::RequestTimeout => connection.worker.cells.request_timeouts.add(1),
+        Error::Shed => connection.shed.set(connection.activity.may_wait()),
+        _ => {}
     }
     let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());
     let mut response = own(error.status(), error.message(), wants_body, exchange);

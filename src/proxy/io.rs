@@ -11,24 +11,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
-use crate::upstream::Socket;
-
-#[derive(Debug)]
-pub enum Stream {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
-}
+use crate::upstream::{Socket, Stream};
 
 #[derive(Debug)]
 pub struct ClientIo {
-    stream: Stream,
+    stream: Stream<TlsStream<Socket>>,
     /// Read before, and still to be delivered.
     prefix: Bytes,
     activity: Rc<Activity>,
 }
 
 impl ClientIo {
-    pub fn new(stream: Stream, activity: Rc<Activity>) -> Self {
+    pub fn new(stream: Stream<TlsStream<Socket>>, activity: Rc<Activity>) -> Self {
         Self { stream, prefix: Bytes::new(), activity }
     }
 
@@ -67,10 +61,7 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
+        let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
         if polled.is_ready() {
             this.activity.read(buffer.filled().len() - before);
         }
@@ -81,10 +72,7 @@ impl AsyncRead for ClientIo {
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        };
+        let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.wrote(&polled);
         polled
     }
@@ -95,27 +83,18 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        };
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
         this.wrote(&polled);
         polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
-        };
+        let polled = Pin::new(&mut this.stream).poll_flush(context);
         // Over TLS it is the flush that finds the socket full, and that finds it open again.
         match polled {
             Poll::Pending => this.activity.write_blocked(),
@@ -129,9 +108,6 @@ impl AsyncWrite for ClientIo {
         if this.activity.stays_open.get() {
             return Poll::Ready(Ok(()));
         }
-        match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Pin::new(&mut this.stream).poll_shutdown(context)
     }
 }

@@ -10,8 +10,8 @@ use crate::model::Priority;
 const WINDOW: usize = 5;
 /// Shedding grows by this for each time that the lateness is the allowed one, as far as [`GROWTH_MAX`], and goes
 /// back slowly, so that what was turned away doesn't come back all at once.
-const GROWTH: u16 = 100;
-const GROWTH_MAX: u16 = 500;
+const GROWTH: u16 = 20;
+const GROWTH_MAX: u16 = 100;
 const DECAY: u16 = 50;
 /// All of a priority's requests.
 const WHOLE: u16 = 1000;
@@ -21,7 +21,7 @@ const MEMORY_SLACK: u32 = 3;
 /// From when on a worker sheds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Lateness of the event loop; nothing is shed for it at zero.
+    /// How long a task that is ready waits for its turn; nothing is shed for it at zero.
     pub lag: Duration,
     /// Use of the memory limit in percent from which only requests of high priority are taken, and from which none.
     pub memory_percent: u32,
@@ -144,13 +144,13 @@ mod tests {
             assert_eq!([900, 900, 900, 900, 0].map(|late| lag(&mut load, late)), [0; 5]);
         }
         let grown: Vec<u16> = (0..8).map(|_| lag(&mut load, 250)).collect();
-        assert_eq!(grown, [0, 0, 0, 0, 200, 400, 600, 800], "two times the lag, from the fifth tick on");
+        assert_eq!(grown, [0, 0, 0, 0, 40, 80, 120, 160], "two times the lag, from the fifth tick on");
     }
 
     #[test]
     fn it_goes_back_slowly_and_stands_between_half_the_lag_and_all_of_it() {
         let mut load = Load::default();
-        (0..30).for_each(|_| {
+        (0..40).for_each(|_| {
             lag(&mut load, 10_000);
         });
         assert_eq!(lag(&mut load, 10_000), Pressure::ALL.0);

@@ -144,15 +144,14 @@ pub fn run(start: Start) {
 /// Moves the clock on, until the worker has nothing left to do.
 async fn tick(worker: &Rc<Worker>, memory: &Memory) {
     let mut interval = tokio::time::interval(TICK);
-    let (mut generation, mut load) = (0, Load::default());
+    let (mut generation, mut load, mut turn) = (0, Load::default(), Turn::default());
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval.tick().await;
     loop {
-        let begun = Instant::now();
         interval.tick().await;
         worker.clock.tick();
         worker.cells.beat();
-        worker.weigh(&mut load, begun.elapsed().saturating_sub(TICK), memory.percent());
+        worker.weigh(&mut load, turn.lag(), memory.percent());
         if let Some(log) = &worker.log {
             log.tick();
         }
@@ -171,6 +170,33 @@ async fn tick(worker: &Rc<Worker>, memory: &Memory) {
         if worker.drain.phase() == Phase::Stopping {
             return;
         }
+    }
+}
+
+/// How long a task that is ready waits for its turn. This thread's first future, which ticks, doesn't: the runtime
+/// looks at it before all tasks, so that timeouts keep their time.
+#[derive(Default)]
+struct Turn {
+    /// Since when a task waits.
+    since: Rc<Cell<Option<Instant>>>,
+    /// How long the last one did.
+    last: Rc<Cell<Duration>>,
+}
+
+impl Turn {
+    /// What the last task waited, or the one that still does; has another one wait.
+    fn lag(&mut self) -> Duration {
+        if let Some(since) = self.since.get() {
+            return since.elapsed();
+        }
+        let begun = Instant::now();
+        self.since.set(Some(begun));
+        let (since, last) = (self.since.clone(), self.last.clone());
+        tokio::task::spawn_local(async move {
+            last.set(begun.elapsed());
+            since.set(None);
+        });
+        self.last.get()
     }
 }
 

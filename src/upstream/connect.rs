@@ -17,8 +17,8 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::io::{Flow, Stream, UpstreamIo};
-use super::{Endpoint, Join, Meter, RequestBody, Rounds, Socket};
+use super::io::{Flow, UpstreamIo};
+use super::{Endpoint, Join, Meter, RequestBody, Rounds, Socket, Stream};
 use crate::metrics::{Side, WorkerCells};
 use crate::model::Protocol;
 use crate::tls::EndpointTls;
@@ -185,14 +185,14 @@ pub(super) async fn dial(endpoint: &Endpoint, tls: Option<&EndpointTls>) -> Resu
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
     let stream = Socket(stream);
     let Some(EndpointTls { config, server_name }) = tls else {
-        return Ok((UpstreamIo::new(Stream::Plain(stream)), false));
+        return Ok((UpstreamIo::new(Stream::Left(stream)), false));
     };
     // Its address is not told; it only names the endpoint's sessions.
     let address = || ServerName::IpAddress(endpoint.address.ip().into());
     let name = server_name.clone().unwrap_or_else(address);
     let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok((UpstreamIo::new(Stream::Tls(Box::new(stream))), http2))
+    Ok((UpstreamIo::new(Stream::Right(Box::new(stream))), http2))
 }
 
 fn not_connected(error: io::Error) -> ConnectError {

@@ -35,7 +35,7 @@ pub use meter::Meter;
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
-pub use socket::Socket;
+pub use socket::{Socket, Stream};
 
 use crate::balance::Balancer;
 use crate::metrics::Metrics;

@@ -20,9 +20,14 @@ pub struct PoolSettings {
     pub connect_timeout: Duration,
     /// Idle connections are closed after so many ticks.
     pub idle_ticks: u64,
-    /// Most idle connections kept for one endpoint by one worker.
+    /// Most idle connections kept for one endpoint by one worker; those beyond go when they were idle for
+    /// [`SPARE_TICKS`]. None are kept at 0.
     pub idle_max: usize,
 }
+
+/// Connections beyond those that are kept: under load they are soon wanted again, and closing each only to make it
+/// anew costs more than the request did.
+const SPARE_TICKS: u64 = 10;
 
 /// Requests on one HTTP/2 connection before another is made; most servers allow 100 or more.
 const STREAMS_MAX: usize = 100;
@@ -41,6 +46,7 @@ pub struct Pools {
 #[derive(Default)]
 struct Pool {
     epoch: u64,
+    /// In the order of `since`.
     idle: Vec<Idle>,
     http2: Vec<Http2>,
     /// A TLS endpoint chose HTTP/1.1 the last time.
@@ -178,11 +184,9 @@ impl Pools {
         // The next request, or the sweep, looks again.
         connection.leave();
         let since = self.clock.now();
-        self.with_living(endpoint, |pool| {
-            if pool.idle.len() < self.settings.idle_max {
-                pool.idle.push(Idle { connection, since });
-            }
-        });
+        if self.settings.idle_max > 0 {
+            self.with_living(endpoint, |pool| pool.idle.push(Idle { connection, since }));
+        }
     }
 
     /// Has the endpoint's HTTP/2 connections, or one of them, end with the requests that are on it.
@@ -227,12 +231,17 @@ impl Pools {
         });
     }
 
-    /// Closes connections that were idle too long or that the endpoint has closed.
+    /// Closes connections that were idle too long, are too many, or that the endpoint has closed.
     pub fn sweep(&self) {
         let now = self.clock.now();
         for pool in self.endpoints.borrow_mut().iter_mut() {
+            let spare = pool.idle.len().saturating_sub(self.settings.idle_max);
+            let mut nth = 0;
             pool.idle.retain_mut(|idle| {
-                now - idle.since < self.settings.idle_ticks && idle.connection.poll_drive().is_pending()
+                nth += 1;
+                let kept = self.settings.idle_ticks;
+                let ticks = if nth <= spare { kept.min(SPARE_TICKS) } else { kept };
+                now - idle.since < ticks && idle.connection.poll_drive().is_pending()
             });
             let idle = pool.in_flight == 0 && now - pool.used >= self.settings.idle_ticks;
             pool.http2.retain(|http2| !idle && !http2.sender.is_closed());

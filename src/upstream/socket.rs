@@ -8,12 +8,16 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
 /// Bytes that are copied: a head and a small body.
 const JOINED_BYTES_MAX: usize = 2048;
 
 #[derive(Debug)]
 pub struct Socket(pub TcpStream);
+
+/// The bytes of a connection: the socket's own, or those within TLS.
+pub type Stream<T> = Either<Socket, Box<T>>;
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

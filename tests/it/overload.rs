@@ -1,6 +1,8 @@
 //! When there is more to do than can be done, new requests are told so at once, by priority, and what runs is finished.
 //! (How much is turned away is decided in `proxy::overload`, whose tests have the figures.)
 
+use std::time::{Duration, Instant};
+
 use crate::harness::h1::Connection;
 use crate::harness::reach::ingress;
 use crate::harness::*;
@@ -42,6 +44,20 @@ fn short_of_memory_only_what_is_important_is_taken() {
         assert_eq!((portunus.get("a.test", "/").status, portunus.get("b.test", "/").status), (503, 200));
     }
     assert_eq!(portunus.metric(SHED, &["priority=\"high\""]), 0.0);
+}
+
+#[test]
+fn who_was_turned_away_is_heard_again_after_the_second_that_he_was_told_to_wait() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"]].concat();
+    let portunus = Portunus::serve_with(&folder, &flags);
+    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    let mut client = Connection::open(portunus.http);
+    assert_eq!(client.get("a.test", "/").status, 503);
+    let told = Instant::now();
+    assert_eq!(client.get("a.test", "/").status, 503);
+    assert!(told.elapsed() >= Duration::from_millis(900), "{:?}", told.elapsed());
 }
 
 #[test]

@@ -52,6 +52,27 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
+/// What this comes to, and how long each answer of `/livez` took meanwhile, in milliseconds.
+fn while_asking_livez<T>(portunus: &Portunus, act: impl FnOnce() -> T) -> (T, Vec<f64>) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over_now = Over(&over);
+        let asking = scope.spawn(|| {
+            let mut times = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                let asked = Instant::now();
+                assert_eq!(portunus.admin("/livez").status, 200);
+                times.push(milliseconds(asked));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            times
+        });
+        let done = act();
+        drop(over_now);
+        (done, asking.join().expect("the health checks"))
+    })
+}
+
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -1,10 +1,10 @@
 //! Twice as much is asked for as can be done: about as much is done as before, and the rest is told so at once.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{milliseconds, report};
+use super::{milliseconds, report, while_asking_livez};
 use crate::harness::h1::Connection;
 use crate::harness::*;
 
@@ -79,24 +79,7 @@ fn under_twice_the_load_as_much_is_done_and_the_rest_is_told_at_once() {
     // The backend can't do more, whatever was measured.
     let capacity = at_once as f64 / WORK.as_secs_f64();
     let pace = Duration::from_secs_f64(CLIENTS as f64 / (2.0 * capacity));
-    let (over, mut health) = (AtomicBool::new(false), Vec::new());
-    let beyond = std::thread::scope(|scope| {
-        let over_now = Over(&over);
-        let looking = scope.spawn(|| {
-            let mut times = Vec::new();
-            while !over.load(Ordering::SeqCst) {
-                let asked = Instant::now();
-                assert_eq!(portunus.admin("/livez").status, 200);
-                times.push(milliseconds(asked));
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            times
-        });
-        let beyond = ask(&portunus, CLIENTS, pace, time);
-        drop(over_now);
-        health.extend(looking.join().expect("the health checks"));
-        beyond
-    });
+    let (beyond, health) = while_asking_livez(&portunus, || ask(&portunus, CLIENTS, pace, time));
     let refused = beyond.0.refused.lock().expect("tally").clone();
     let goodput = rate(&beyond);
     println!(

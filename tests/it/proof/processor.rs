@@ -1,7 +1,9 @@
 //! Twice as much is asked for as Portunus's own processor can do: one worker has a core, which it shares with its
-//! process's control thread alone, and all that asks and answers has the others. About as much is done as before, and
-//! the rest is told so. What a refusal costs beside an answer bounds what can be reached: at twice the capacity, of
-//! which a refusal takes the share c, it is (1 - 2c) / (1 - c) of the peak if each request is either.
+//! process's control thread and with neighbours that are never idle, and all that asks and answers has the others. So
+//! it is Portunus that can do no more, where those who ask need as much processor for a request as it does. About as
+//! much is done as before, and the rest is told so. What a refusal costs beside an answer bounds what can be reached:
+//! at twice the capacity, of which a refusal takes the share c, it is (1 - 2c) / (1 - c) of the peak if each request is
+//! either.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,12 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::LocalSet;
 
-use super::{milliseconds, report};
+use super::{milliseconds, report, while_asking_livez};
 use crate::harness::*;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n";
 /// Longest answer that is read at once.
 const BUFFER_BYTES: usize = 256 << 10;
+/// How many share Portunus's core with it.
+const NEIGHBOURS: usize = 5;
 
 /// The first core that this process may use, and the others; only where there are two.
 fn cores() -> Option<(CpuSet, CpuSet)> {
@@ -44,6 +48,39 @@ fn pin_process(portunus: &Portunus, cores: &CpuSet) {
     for task in std::fs::read_dir(format!("/proc/{}/task", portunus.pid())).expect("threads") {
         let name = task.expect("a thread").file_name();
         pin(name.to_str().and_then(|name| name.parse().ok()).expect("a number"), cores);
+    }
+}
+
+/// Threads that keep a core busy as long as this lives.
+struct Neighbours {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Neighbours {
+    fn start(cores: CpuSet) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy = move |stop: Arc<AtomicBool>| {
+            pin(0, &cores);
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        let spawn = |_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || busy(stop))
+        };
+        let threads = (0..NEIGHBOURS).map(spawn).collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -217,34 +254,19 @@ fn beyond_what_the_processor_can_do_as_much_is_done_as_before() {
 
 fn overload(bytes: usize) {
     let ([few, some, clients], time) =
-        scale(([2, 8, 32], Duration::from_millis(300)), ([64, 512, 8192], Duration::from_secs(10)));
+        scale(([2, 8, 32], Duration::from_millis(300)), ([64, 512, 2048], Duration::from_secs(20)));
     let (ours, others) = cores().unzip();
     let backend = Answering::start(bytes, others);
     let folder = Folder::to_addresses(&[backend.address]);
     let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--overload-lag", "250ms"]);
-    if let Some(ours) = &ours {
-        pin_process(&portunus, ours);
-    }
+    let _neighbours = ours.map(|ours| {
+        pin_process(&portunus, &ours);
+        Neighbours::start(ours)
+    });
     let [one, other] = [few, some].map(|clients| ask(&portunus, clients, Duration::ZERO, time, others));
     let peak = if one.rate() > other.rate() { &one } else { &other };
     let pace = Duration::from_secs_f64(clients as f64 / (2.0 * peak.rate()));
-    let over = Arc::new(AtomicBool::new(false));
-    let (beyond, health) = std::thread::scope(|scope| {
-        let over_now = Over(&over);
-        let looking = scope.spawn(|| {
-            let mut times = Vec::new();
-            while !over.load(Ordering::SeqCst) {
-                let asked = Instant::now();
-                assert_eq!(portunus.admin("/livez").status, 200);
-                times.push(milliseconds(asked));
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            times
-        });
-        let beyond = ask(&portunus, clients, pace, time, others);
-        drop(over_now);
-        (beyond, looking.join().expect("the health checks"))
-    });
+    let (beyond, health) = while_asking_livez(&portunus, || ask(&portunus, clients, pace, time, others));
     print(bytes, peak, &beyond, &health);
     assert!(peak.done > 0 && beyond.done > 0);
     let [answered, refused] = [&one, &other, &beyond].iter().fold([0, 0], |[answered, refused], tally| {
