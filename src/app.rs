@@ -29,14 +29,14 @@ use crate::kubernetes::{Client, Scope, status, webhook};
 use crate::memory::{Memory, Source};
 use crate::metrics::Metrics;
 use crate::model::{Forwarding, ObjectName};
-use crate::proxy::{self, AccessLog, BudgetSettings, Destination, Limits, Seats, Socket, Thresholds};
+use crate::proxy::{self, AccessLog, Destination, Limits, Seats, Socket, Thresholds};
 use crate::sockets::{Given, Sockets};
 use crate::table::describe;
 use crate::takeover;
 use crate::telemetry;
 use crate::tls;
 use crate::translate::{Hsts, Settings, review};
-use crate::upstream::{Checker, Logins, Pace, PoolSettings, SessionKey};
+use crate::upstream::{BudgetSettings, Checker, Logins, Pace, PoolSettings, SessionKey};
 
 /// 128 bits, as the cookies have; a whole page of text is no key but a mistake.
 const SESSION_KEY_BYTES_MIN: usize = 16;
@@ -342,7 +342,8 @@ fn start(workers: Vec<proxy::Start>) -> Result<Vec<JoinHandle<()>>> {
 fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
     let (clients, endpoints) = (&config.clients, &config.endpoints);
     let ticks = crate::clock::ticks;
-    let in_flight_max = clients.max_in_flight.div_ceil(u32::try_from(workers).unwrap_or(1).max(1));
+    let retries = &endpoints.retries;
+    let of_one = |all: u32| all.div_ceil(u32::try_from(workers).unwrap_or(1).max(1));
     proxy::Settings {
         limits: Limits {
             header_bytes_max: clients.header_bytes_max,
@@ -367,11 +368,11 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
             connect_timeout: endpoints.connect_timeout,
             idle_ticks: ticks(endpoints.upstream_idle_timeout),
             idle_max: endpoints.upstream_idle_max,
+            retry_budget: BudgetSettings { percent: retries.retry_budget, floor: of_one(retries.retry_floor) },
         },
-        retry_budget: BudgetSettings { percent: endpoints.retries.retry_budget, floor: endpoints.retries.retry_floor },
-        whole_body_bytes_max: endpoints.retries.request_buffer_bytes_max,
+        whole_body_bytes_max: retries.request_buffer_bytes_max,
         connections_max: clients.max_connections,
-        in_flight_max,
+        in_flight_max: of_one(clients.max_in_flight),
         thresholds: Thresholds {
             lag: config.process.overload.overload_lag,
             memory_percent: config.process.overload.overload_memory_percent,
@@ -382,5 +383,7 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
         panic_at: config.process.panic_at.clone(),
         #[cfg(debug_assertions)]
         panic_for: config.process.panic_for,
+        #[cfg(debug_assertions)]
+        stall_at: config.process.stall_at.clone(),
     }
 }

@@ -110,7 +110,7 @@ fn understand(bytes: &[u8], step: usize) -> Vec<Understood> {
     // As in proxy/connection.rs.
     let connection = hyper::server::conn::http1::Builder::new()
         .max_header_size(64 * 1024)
-        .max_buf_size(256 * 1024)
+        .max_buf_size(64 * 1024)
         .header_read_timeout(None)
         .serve_connection(Client { bytes, step }, service);
     {

@@ -76,10 +76,10 @@ impl NextUpstream {
 
 #[derive(Debug, Args)]
 pub struct Retries {
-    /// Requests that a worker may send once more, in percent of those under way and of the current second
+    /// Requests to a backend that may be sent once more, in percent of those under way and of the current second
     #[arg(long, env = "PORTUNUS_RETRY_BUDGET", default_value_t = 20, value_name = "PERCENT", value_parser = percent)]
     pub retry_budget: u32,
-    /// Requests a second that a worker may send once more in any case
+    /// Requests a second to a backend that may be sent once more in any case, by all workers together
     #[arg(long, env = "PORTUNUS_RETRY_FLOOR", default_value_t = 10, value_name = "COUNT")]
     pub retry_floor: u32,
     /// Bytes of a request's body that is read before an endpoint is chosen, so that it can be sent once more, where

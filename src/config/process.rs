@@ -36,6 +36,10 @@ pub struct Process {
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_name = "ADDR")]
     pub panic_for: Option<std::net::IpAddr>,
+    /// Path whose requests keep their worker from everything else for a while, for the tests of overload
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub stall_at: Option<String>,
     #[command(flatten)]
     pub logging: Logging,
 }

@@ -156,8 +156,10 @@ impl Attempts {
         };
         let blamed = blame(exchange, error);
         let late = error == Error::RequestTimeout;
+        // Then an endpoint that ends the connection need not be at fault.
+        let stalls = exchange.watch.as_ref().is_some_and(|watch| watch.waiting.get());
         let sent = || exchange.watch.as_ref().is_none_or(|watch| watch.ended.get());
-        if blamed == error && says_failure(failed) && (!late || sent() && self.had_its_time(exchange)) {
+        if blamed == error && says_failure(failed, stalls) && (!late || sent() && self.had_its_time(exchange)) {
             self.note_failure(carrier.endpoint, &exchange.connection.worker);
         }
         let error = blamed;
@@ -177,7 +179,7 @@ impl Attempts {
             }
             None => self.kept.take_if(|kept| kept.may_follow(failed)),
         };
-        let kept = kept.filter(|_| harmless || exchange.connection.worker.takes_retry()).ok_or(error)?;
+        let kept = kept.filter(|_| harmless || self.takes_retry(&exchange.connection.worker)).ok_or(error)?;
         self.failure = error;
         // One that is kept alive may be about to break like this one; a shared one that broke is out of the pool.
         self.wants_fresh |= !carrier.multiplexed;
@@ -198,7 +200,7 @@ impl Attempts {
         };
         let goes_on = self.may_try(retry, Failure::Status(status.as_u16()), exchange);
         let kept = self.kept.take_if(|kept| goes_on && (retry.non_idempotent || kept.is_idempotent()));
-        let Some(kept) = kept.filter(|_| exchange.connection.worker.takes_retry()) else { return false };
+        let Some(kept) = kept.filter(|_| self.takes_retry(&exchange.connection.worker)) else { return false };
         self.failure = Error::Answered(status);
         self.send_again(kept, carrier, request, exchange).is_some()
     }
@@ -285,6 +287,11 @@ impl Attempts {
         }
     }
 
+    /// Whether the backend may be sent one more request once more.
+    fn takes_retry(&self, worker: &Worker) -> bool {
+        worker.table().upstream(self.backend).is_some_and(|upstream| worker.pools.takes_retry(upstream))
+    }
+
     /// Whether this was the endpoint's trial, which is over.
     fn ends_trial(&mut self, endpoint: SlotId) -> bool {
         self.trial.take_if(|trial| trial.slot.id() == endpoint).is_some()
@@ -292,6 +299,9 @@ impl Attempts {
 
     /// The next endpoint: that of the session, or any. Those that were asked come last.
     pub fn pick<'u>(&mut self, upstream: &'u Upstream, worker: &Worker) -> Option<&'u Endpoint> {
+        if self.endpoints == 0 {
+            worker.pools.came(upstream);
+        }
         self.endpoints = u32::try_from(upstream.endpoints.len()).unwrap_or(u32::MAX);
         self.picked = worker.clock.now();
         let Some(session) = &self.session else { return self.balance(upstream, worker) };
@@ -373,10 +383,11 @@ fn is_unavailable(fields: &HeaderMap) -> bool {
 }
 
 /// Whether an error tells of an endpoint that is not well. One that refuses a stream, or resets it for a reason of
-/// its own, is.
-fn says_failure(error: &SendError) -> bool {
+/// its own, is; and so is one that has had enough of a request whose client `stalls`.
+fn says_failure(error: &SendError, stalls: bool) -> bool {
     match error {
-        SendError::Broken | SendError::Invalid | SendError::TimedOut => true,
+        SendError::Broken => !stalls,
+        SendError::Invalid | SendError::TimedOut => true,
         SendError::Reset(reason) => *reason == h2::Reason::INTERNAL_ERROR,
         SendError::Unsent | SendError::Refused => false,
     }

@@ -35,6 +35,8 @@ pub struct Exchange {
     /// The endpoint that has the request.
     pub endpoint: Option<SlotId>,
     pub watch: Option<Rc<BodyWatch>>,
+    /// There is a body that nobody watches, and that is not read to its end.
+    pub unread: bool,
     /// Counts it among its client's requests, where those are limited.
     pub permit: Option<Permit>,
     /// Its body is among the connection's that are read whole.
@@ -54,7 +56,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// In a box: it goes from hand to hand until the answer's body has ended.
-    pub fn begin(connection: &Rc<Connection>) -> Box<Self> {
+    pub fn begin(connection: &Rc<Connection>, has_body: bool) -> Box<Self> {
         let worker = &connection.worker;
         worker.in_flight.set(worker.in_flight.get() + 1);
         connection.activity.request_begins();
@@ -67,6 +69,7 @@ impl Exchange {
             response_bytes: 0,
             endpoint: None,
             watch: None,
+            unread: has_body,
             permit: None,
             whole_body: false,
             circuit: None,
@@ -133,6 +136,20 @@ impl Exchange {
         bodies.set(bodies.get() + 1);
     }
 
+    /// Has the request's body watched from now on.
+    pub fn watches(&mut self, watch: Option<Rc<BodyWatch>>) {
+        (self.watch, self.unread) = (watch, false);
+    }
+
+    /// Whether an HTTP/1 client's connection is to end with this exchange. What is left of a body would be taken for a
+    /// request by somebody. And hyper takes an empty line that LF ends for the last of the trailers, and throws away
+    /// what stands between it and the next one that CRLF ends: whoever reads that for a request is to hear that it was
+    /// none.
+    pub fn ends_connection(&self) -> bool {
+        let watched = |watch: &Rc<BodyWatch>| !watch.ended.get() || watch.trailed.get();
+        !self.connection.activity.is_http2() && (self.unread || self.watch.as_ref().is_some_and(watched))
+    }
+
     /// The endpoint is done with the request.
     pub fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
@@ -154,6 +171,9 @@ fn seconds_in_ticks(seconds: u32) -> u64 {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.leave_endpoint();
+        if self.ends_connection() {
+            self.connection.ends.set(true);
+        }
         let worker = &self.connection.worker;
         worker.in_flight.set(worker.in_flight.get() - 1);
         self.connection.activity.request_ends();
@@ -281,19 +301,24 @@ impl ResponseBody {
         }
     }
 
-    /// Whether the request that it answers had trailers.
-    pub fn follows_trailers(&self) -> bool {
-        let watch = self.exchange.as_ref().and_then(|exchange| exchange.watch.as_ref());
-        watch.is_some_and(|watch| watch.trailed.get())
+    /// Whether it is already clear that an HTTP/1 client's connection ends with it: an endpoint may answer a request
+    /// whose body is on its way, which then may come to its end as it should.
+    pub fn ends_connection(&self) -> bool {
+        let Some(exchange) = &self.exchange else { return false };
+        match &self.source {
+            Source::Whole(_) => exchange.ends_connection(),
+            Source::Endpoint { .. } => exchange.watch.as_ref().is_some_and(|watch| watch.trailed.get()),
+        }
     }
 
-    /// The whole body has gone by: the connection is free, and the exchange complete.
-    fn complete(&mut self) {
+    /// The whole body has gone by: the connection is free, and the exchange complete. Behind trailers, of which hyper
+    /// reads more than others would, nothing is trusted to be the next answer.
+    fn complete(&mut self, trailed: bool) {
         let Some(exchange) = &mut self.exchange else { return };
         exchange.complete = true;
         if let Source::Endpoint { connection, .. } = &mut self.source
             && let Some(connection) = connection.take()
-            && let Some(endpoint) = exchange.endpoint
+            && let Some(endpoint) = exchange.endpoint.filter(|_| !trailed)
         {
             exchange.connection.worker.pools.release(endpoint, connection);
         }
@@ -357,14 +382,14 @@ impl ResponseBody {
                 }
                 // hyper asks for nothing behind the trailers.
                 if ended || frame.is_trailers() {
-                    self.complete();
+                    self.complete(frame.is_trailers());
                 }
                 self.waits(true);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => self.fail("upstream_body_broken", ResponseError::Upstream(error)),
             Poll::Ready(None) => {
-                self.complete();
+                self.complete(false);
                 Poll::Ready(None)
             }
         }

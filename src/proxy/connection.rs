@@ -77,6 +77,8 @@ pub struct Connection {
     /// Its last request was turned away because there is too much to do: its next one is not read before the second
     /// that its client was asked to wait for is over.
     pub shed: Cell<bool>,
+    /// What follows the last request over HTTP/1 can't be trusted to be another one.
+    pub ends: Cell<bool>,
 }
 
 /// Serves a connection to its end.
@@ -117,6 +119,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         tunnel: RefCell::new(None),
         whole_bodies: Cell::new(0),
         shed: Cell::new(false),
+        ends: Cell::new(false),
     });
     if !secure {
         match read_preface(&mut io, &connection.activity).await {

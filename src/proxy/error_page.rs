@@ -97,6 +97,7 @@ pub async fn instead(
     let mut request = Some(request(page, &forwarding, status));
     exchange.leave_endpoint();
     // Nobody reads on in the client's body.
+    exchange.unread = exchange.ends_connection();
     if let Some(watch) = exchange.watch.take() {
         exchange.request_bytes += watch.bytes.get();
     }

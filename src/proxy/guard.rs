@@ -14,11 +14,14 @@ use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::connection::Connection;
-use super::handle::{Reset, handle};
+use super::handle::{Unanswered, handle};
 
 /// Answers a request, whatever happens. What a request holds is let go when it panics, as if its client had left, and
 /// nothing that other requests see is held across a wait: so it may be called safe.
-pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Reset> {
+pub async fn answer(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Unanswered> {
     let mut handling = pin!(handle(connection, request));
     std::future::poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
@@ -50,6 +53,14 @@ pub fn contain<T>(act: impl FnOnce() -> T) -> Option<T> {
 #[cfg(debug_assertions)]
 pub fn panic_if_told(told: Option<&str>, request: &http::request::Parts) {
     assert!(told != Some(request.uri.path()), "told to panic by {:?}", request.headers);
+}
+
+/// The path that a test told to be slow at: nothing else happens on this thread meanwhile.
+#[cfg(debug_assertions)]
+pub fn stall_if_told(told: Option<&str>, request: &http::request::Parts) {
+    if told == Some(request.uri.path()) {
+        std::thread::sleep(2 * crate::clock::TICK);
+    }
 }
 
 /// The client that a test told to panic for.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use ipnet::IpNet;
 
 use super::access_log::{Record, Text};
@@ -19,7 +19,7 @@ use super::error_page::{self, Page};
 use super::filters::{Applied, Outcome, apply};
 use super::forward::{Failed, Plan, forward};
 #[cfg(debug_assertions)]
-use super::guard::panic_if_told;
+use super::guard::{panic_if_told, stall_if_told};
 use super::headers::{self, Limits, Peer, X_GENERATION};
 use super::intake::{Waits, accept_body};
 use super::overload::Pressure;
@@ -77,17 +77,30 @@ impl From<Box<Answer>> for Refusal {
     }
 }
 
-/// Instead of an answer: the stream is reset, as the endpoint reset ours.
+/// Instead of an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("the endpoint reset the stream")]
-pub struct Reset(#[source] h2::Error);
+pub enum Unanswered {
+    /// The stream is reset, as the endpoint reset ours.
+    #[error("the endpoint reset the stream")]
+    Reset(#[source] h2::Error),
+    /// The connection is closed: an answer could be taken for that of another request.
+    #[error("what follows the last request on this connection need not be one")]
+    Doubtful,
+}
 
-/// Answers a request. Whatever goes wrong becomes an answer too, but for a stream that the endpoint reset.
-pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Reset> {
+/// Answers a request. Whatever goes wrong becomes an answer too, but for a stream that the endpoint reset, and what may
+/// be none.
+pub async fn handle(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Unanswered> {
+    if connection.ends.get() {
+        return Err(Unanswered::Doubtful);
+    }
     let worker = connection.worker.clone();
     let table = worker.table();
     let generation = table.generation;
-    let mut exchange = Exchange::begin(&connection);
+    let mut exchange = Exchange::begin(&connection, !request.body().is_end_stream());
     let (mut head, body) = request.into_parts();
     if let Some(log) = &worker.log {
         let record = log.begin(exchange.started);
@@ -95,6 +108,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     }
     #[cfg(debug_assertions)]
     panic_if_told(worker.settings.panic_at.as_deref(), &head);
+    #[cfg(debug_assertions)]
+    stall_if_told(worker.settings.stall_at.as_deref(), &head);
     let (version, wants_body) = (head.version, head.method != Method::HEAD);
     let facts = Facts {
         limits: worker.settings.limits,
@@ -140,16 +155,14 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         Err((Error::UpstreamReset(reason), mut exchange)) if version == Version::HTTP_2 => {
             exchange.status = Error::UpstreamReset(reason).status().as_u16();
             exchange.reason = Some(Error::UpstreamReset(reason).reason());
-            return Err(Reset(reason.into()));
+            return Err(Unanswered::Reset(reason.into()));
         }
         Err((error, exchange)) => refuse(error, wants_body, exchange),
     };
     if let Some(applied) = applied {
         applied.response(response.headers_mut());
     }
-    // hyper takes an empty line that LF ends for the last of the trailers, and throws away what stands between it and
-    // the next one that CRLF ends; whoever reads that for a request is to hear that it was none.
-    let ends = worker.is_draining() || response.body().follows_trailers();
+    let ends = worker.is_draining() || response.body().ends_connection();
     if version < Version::HTTP_2 && ends && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -304,7 +317,8 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Respon
     let connection = &exchange.connection;
     match error {
         Error::RequestTimeout => connection.worker.cells.request_timeouts.add(1),
-        Error::Shed => connection.shed.set(connection.activity.may_wait()),
+        // Others may be behind a trusted peer's connection.
+        Error::Shed => connection.shed.set(connection.activity.may_wait() && !connection.peer.trusted),
         _ => {}
     }
     let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());

@@ -218,8 +218,10 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
+    let values = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    // A name beyond ASCII is that of no field; those beside it are.
+    let tokens = values.flat_map(|value| value.split(|byte| *byte == b',')).filter_map(|token| str::from_utf8(token).ok());
+    tokens.map(str::trim).filter(|token| !token.is_empty())
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {

@@ -27,7 +27,7 @@ pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<Reques
         return Err(Error::BodyTooLarge);
     }
     let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body, bytes_max);
-    exchange.watch = body.watch();
+    exchange.watches(body.watch());
     Ok(body)
 }
 

@@ -5,7 +5,6 @@ mod access_log;
 mod activity;
 mod attempts;
 mod body;
-mod budget;
 mod client_certificate;
 mod connection;
 mod error;
@@ -33,7 +32,6 @@ mod upgrade;
 mod worker;
 
 pub use access_log::{AccessLog, Destination};
-pub use budget::BudgetSettings;
 pub use headers::Limits;
 pub use listener::{Listener, Socket, bind};
 pub use overload::Thresholds;

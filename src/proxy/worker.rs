@@ -14,7 +14,6 @@ use rustls::ServerConfig;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::access_log::{AccessLog, WorkerLog};
-use super::budget::{Budget, BudgetSettings};
 use super::headers::Limits;
 use super::listener::{self, Socket};
 use super::overload::{Load, Pressure, Thresholds};
@@ -53,7 +52,6 @@ pub struct Settings {
     pub upstream_write_timeout: u64,
     pub tunnel_idle_timeout: u64,
     pub pools: PoolSettings,
-    pub retry_budget: BudgetSettings,
     /// Most bytes of a request's body that are read before an endpoint is chosen, where a rule asks for it.
     pub whole_body_bytes_max: usize,
     /// Of the whole process.
@@ -68,6 +66,9 @@ pub struct Settings {
     /// A client whose connections do.
     #[cfg(debug_assertions)]
     pub panic_for: Option<std::net::IpAddr>,
+    /// A path whose requests keep the worker from everything else.
+    #[cfg(debug_assertions)]
+    pub stall_at: Option<String>,
 }
 
 /// What a worker is given.
@@ -114,7 +115,6 @@ pub struct Worker {
     warned: Cell<Option<u64>>,
     /// For heads of requests that may be sent again.
     pub heads: Buffers,
-    budget: Cell<Budget>,
     cache: RefCell<Cache<Arc<Current>, Arc<Table>>>,
     table: RefCell<Held>,
     generation: RefCell<(u64, HeaderValue)>,
@@ -231,7 +231,6 @@ impl Worker {
             told: Cell::new(0),
             warned: Cell::new(None),
             heads: Buffers::default(),
-            budget: Cell::default(),
             cache: RefCell::new(cache),
             table: RefCell::new(table),
             generation: RefCell::new((0, HeaderValue::from_static("0"))),
@@ -247,19 +246,6 @@ impl Worker {
             *held = Rc::new(current.clone());
         }
         held.clone()
-    }
-
-    /// Takes one of the requests that may be sent once more.
-    pub fn takes_retry(&self) -> bool {
-        let cells = &self.cells;
-        let requests = cells.upstream_requests.read().saturating_sub(cells.upstream_retries.read());
-        let mut budget = self.budget.get();
-        let left = budget.take(self.settings.retry_budget, self.clock.now(), requests, self.in_flight.get());
-        self.budget.set(budget);
-        if !left {
-            cells.retry_budget_exhausted.add(1);
-        }
-        left
     }
 
     /// Decides once a tick how much new work there is to be, and whether connections without any are to end: all
@@ -302,5 +288,27 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         self.drain.phase() >= Phase::Draining
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_a_task_waits_for_its_turn() {
+        let busy = Duration::from_millis(20);
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        runtime.block_on(async {
+            let mut turn = Turn::default();
+            tokio::task::spawn_local(async move { std::thread::sleep(busy) });
+            assert_eq!(turn.lag(), Duration::ZERO, "the first look has nothing to go by");
+            std::thread::sleep(busy);
+            let waiting = turn.lag();
+            assert!(waiting >= busy, "{waiting:?}, while it still waits");
+            tokio::task::yield_now().await;
+            let waited = turn.lag();
+            assert!(waited >= 2 * busy, "{waited:?}, behind a task that took {busy:?}");
+        });
     }
 }

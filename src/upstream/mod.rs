@@ -3,6 +3,7 @@
 //! [`Pools`], by the endpoint's slot.
 
 mod body;
+mod budget;
 mod check;
 mod circuit;
 mod connect;
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use body::{BodyError, BodyFault, BodyWatch, Pace, RequestBody};
+pub use budget::BudgetSettings;
 pub use check::Checker;
 pub use circuit::{Circuit, InFlight};
 pub use connect::{ConnectError, Http1, Http2, LocalExecutor, Open, is_exhausted};

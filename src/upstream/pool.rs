@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::budget::{Budget, BudgetSettings};
 use super::connect::{Connected, connect};
 use super::outcomes::Outcomes;
 use super::{ConnectError, Endpoint, Http1, Http2, Rounds, Slot, SlotId, Upstream};
@@ -23,6 +24,7 @@ pub struct PoolSettings {
     /// Most idle connections kept for one endpoint by one worker; those beyond go when they were idle for
     /// [`SPARE_TICKS`]. None are kept at 0.
     pub idle_max: usize,
+    pub retry_budget: BudgetSettings,
 }
 
 /// Connections beyond those that are kept: under load they are soon wanted again, and closing each only to make it
@@ -38,8 +40,18 @@ pub struct Pools {
     rounds: Rc<Rounds>,
     cells: Arc<WorkerCells>,
     endpoints: RefCell<Vec<Pool>>,
-    /// Requests per backend, for taking turns: epoch and count by the backend's slot.
-    turns: RefCell<Vec<(u64, u32)>>,
+    /// By the backend's slot.
+    backends: RefCell<Vec<Count>>,
+}
+
+/// What a worker counts of one backend.
+#[derive(Default)]
+struct Count {
+    epoch: u64,
+    /// Endpoints that were picked in turn.
+    turn: u32,
+    requests: u64,
+    retries: Budget,
 }
 
 /// What a worker has of one endpoint.
@@ -73,7 +85,7 @@ pub enum Acquired {
 
 impl Pools {
     pub fn new(settings: PoolSettings, clock: Rc<Clock>, rounds: Rc<Rounds>, cells: Arc<WorkerCells>) -> Self {
-        Self { settings, clock, rounds, cells, endpoints: RefCell::default(), turns: RefCell::default() }
+        Self { settings, clock, rounds, cells, endpoints: RefCell::default(), backends: RefCell::default() }
     }
 
     /// Picks an endpoint by the backend's policy: its index, unless all were tried.
@@ -267,17 +279,40 @@ impl Pools {
     }
 
     fn turn(&self, slot: &Slot) -> u32 {
-        let mut turns = self.turns.borrow_mut();
-        if turns.len() <= slot.index {
-            turns.resize(slot.index + 1, (0, 0));
+        self.with_count(slot, |count| {
+            count.turn = count.turn.wrapping_add(1);
+            count.turn
+        })
+    }
+
+    /// Counts a request to the backend.
+    pub fn came(&self, upstream: &Upstream) {
+        self.with_count(&upstream.slot, |count| count.requests += 1);
+    }
+
+    /// Takes one of the backend's requests that may be sent once more.
+    pub fn takes_retry(&self, upstream: &Upstream) -> bool {
+        let under_way = upstream.endpoints.iter().map(|endpoint| self.with(&endpoint.slot, |pool| pool.in_flight)).sum();
+        let (settings, now) = (self.settings.retry_budget, self.clock.now());
+        let left =
+            self.with_count(&upstream.slot, |count| count.retries.take(settings, now, count.requests, under_way));
+        if !left {
+            self.cells.retry_budget_exhausted.add(1);
         }
-        let (epoch, turn) = &mut turns[slot.index];
-        if *epoch != slot.epoch {
+        left
+    }
+
+    fn with_count<T>(&self, slot: &Slot, act: impl FnOnce(&mut Count) -> T) -> T {
+        let mut backends = self.backends.borrow_mut();
+        if backends.len() <= slot.index {
+            backends.resize_with(slot.index + 1, Count::default);
+        }
+        let count = &mut backends[slot.index];
+        if count.epoch != slot.epoch {
             // Each worker starts at a place of its own, so that together they don't favour the first endpoint.
-            (*epoch, *turn) = (slot.epoch, fastrand::u32(..));
+            *count = Count { epoch: slot.epoch, turn: fastrand::u32(..), ..Count::default() };
         }
-        *turn = turn.wrapping_add(1);
-        *turn
+        act(count)
     }
 
     /// The pool of a slot, unless it has begun another life.

@@ -289,6 +289,11 @@ fn after_the_delay_the_drain_begins() {
     let mut http2 = idle_http2(&portunus);
     drain(&portunus);
     assert_eq!(http2.going_away(), EVERY_STREAM, "who was idle all along is told as well");
+    // Balancers have not noticed yet: who still comes is served, once.
+    let mut late = Connection::open(portunus.http);
+    let response = late.get("a.test", "/");
+    assert_eq!((response.text().as_str(), says_close(&response)), ("done", true));
+    late.assert_closed();
     release.open();
     let response = running.response();
     assert_eq!((response.text().as_str(), says_close(&response)), ("done", true));

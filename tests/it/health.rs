@@ -441,3 +441,21 @@ fn a_rate_of_failures_ejects_where_no_row_of_them_does() {
     });
     assert!(flaky.count() >= 20, "a few say nothing: {}", flaky.count());
 }
+
+#[test]
+fn a_client_that_stalls_is_no_failure_of_the_endpoint_that_has_enough_of_it() {
+    let backends = [(); 2].map(|()| Backend::new(Exchange::close));
+    let addresses: Vec<_> = backends.iter().map(Backend::address).collect();
+    let (_folder, portunus) = served(&addresses, &[], &["--workers", "1", "--outlier-failures", "3"]);
+    for _ in 0..12 {
+        let half = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhalf";
+        assert_eq!(Connection::open(portunus.http).ask(half).status, 502);
+    }
+    let ejections = || portunus.metric("portunus_endpoint_ejections_total", &[]);
+    assert_eq!(ejections(), 0.0);
+    // One that sent everything was failed.
+    for client in 0..12 {
+        assert_eq!(ask(&portunus, client).status, 502);
+    }
+    assert!(ejections() > 0.0);
+}

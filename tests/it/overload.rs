@@ -1,6 +1,7 @@
 //! When there is more to do than can be done, new requests are told so at once, by priority, and what runs is finished.
 //! (How much is turned away is decided in `proxy::overload`, whose tests have the figures.)
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::h1::Connection;
@@ -58,6 +59,58 @@ fn who_was_turned_away_is_heard_again_after_the_second_that_he_was_told_to_wait(
     let told = Instant::now();
     assert_eq!(client.get("a.test", "/").status, 503);
     assert!(told.elapsed() >= Duration::from_millis(900), "{:?}", told.elapsed());
+}
+
+#[test]
+fn who_asks_through_a_trusted_proxy_does_not_wait_for_what_another_was_told() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let important = ingress("important").annotation("portunus.dev/priority", "high");
+    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
+    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000", "--trusted-proxies", "127.0.0.0/8"]];
+    let portunus = Portunus::serve_with(&folder, &flags.concat());
+    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    let mut client = Connection::open(portunus.http);
+    let begun = Instant::now();
+    let statuses: Vec<_> = (0..60).flat_map(|_| ["a.test", "b.test"]).map(|host| client.get(host, "/").status).collect();
+    assert_eq!(statuses, [503, 200].repeat(60));
+    // If one of each two waited for its second, it would be a minute.
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn when_a_worker_is_behind_a_part_of_what_comes_is_turned_away_and_then_all_is_taken_again() {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let important = ingress("important").annotation("portunus.dev/priority", "high");
+    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
+    let unimportant = ingress("unimportant").annotation("portunus.dev/priority", "low");
+    folder.write("unimportant.yaml", unimportant.host("c.test").prefix("/", "app", 80));
+    let flags = ["--workers", "1", "--overload-lag", "10ms", "--stall-at", "/slow"];
+    let portunus = Portunus::serve_with(&folder, &flags);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = Over(&over);
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut client = Connection::open(portunus.http);
+                while !over.load(Ordering::SeqCst) {
+                    assert_eq!(client.get("b.test", "/slow").status, 200);
+                }
+            });
+        }
+        let refused = eventually("a refusal", || {
+            let response = portunus.get("c.test", "/");
+            (response.status == 503).then_some(response)
+        });
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(portunus.metric("portunus_worker_lag_seconds", &[]) > 0.01);
+        assert_eq!(portunus.metric(SHED, &["priority=\"high\""]), 0.0);
+        drop(stop);
+    });
+    portunus.wait_metric("portunus_worker_pressure", &[], |pressure| pressure == 0.0);
+    assert_eq!(portunus.get("c.test", "/").status, 200);
+    portunus.stderr.wait_for("no longer overloaded");
 }
 
 #[test]

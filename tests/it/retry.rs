@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::h1::{Connection, Response};
 use crate::harness::h2_raw::RawH2Backend;
-use crate::harness::manifests::app_with;
+use crate::harness::manifests::{app, app_with};
 use crate::harness::reach::one_worker;
 use crate::harness::*;
 
@@ -428,6 +428,24 @@ fn without_a_budget_nothing_is_sent_once_more_but_what_was_not_sent_goes_on() {
     let (_folder, portunus) = ruled_with(&[one.address(), other.address()], &keys, &none);
     assert_eq!(portunus.get("a.test", "/").text(), "from");
     assert_eq!(one.count() + other.count(), 1);
+}
+
+#[test]
+fn a_backend_that_fails_gets_nothing_of_the_budget_of_a_busy_one() {
+    let (fine, broken) = (Backend::named("fine"), [(); 2].map(|()| breaking()));
+    let folder = Folder::to(&fine);
+    folder.write("broken.yaml", app("default", "broken", &addresses(&broken)));
+    folder.write("b.yaml", Ingress::new("default", "b").host("b.test").prefix("/", "broken", 80));
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--retry-floor", "0", "--outlier-failures", "0"]);
+    let mut busy = Connection::open(portunus.http);
+    for round in 1..=3 {
+        for _ in 0..30 {
+            assert_eq!(busy.get("a.test", "/").text(), "fine");
+        }
+        assert_eq!(portunus.get("b.test", "/").status, 502);
+        let exhausted = portunus.metric("portunus_retry_budget_exhausted_total", &[]);
+        assert_eq!((retries(&portunus), exhausted), (0.0, f64::from(round)));
+    }
 }
 
 #[test]

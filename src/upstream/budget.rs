@@ -1,5 +1,5 @@
-//! How many requests a worker may send once more, so that endpoints which fail are not buried under what they failed
-//! at: a share of the requests that there are, and a few a second in any case. What never reached an endpoint is no
+//! How many requests a worker may send to a backend once more, so that endpoints which fail are not buried under what
+//! they failed at: a share of the requests that the backend gets, and a few a second in any case. What never reached an endpoint is no
 //! matter of it. Nothing is counted for it but what is counted anyway, and nobody looks before there is a retry.
 
 /// A second, in ticks of the worker's clock.
@@ -10,7 +10,7 @@ const WINDOW_TICKS: u64 = 10;
 pub struct BudgetSettings {
     /// Of live requests: those under way, and those of the current second.
     pub percent: u32,
-    /// A second, however few requests there are.
+    /// A second, however few requests there are; of one worker.
     pub floor: u32,
 }
 
