@@ -360,7 +360,10 @@ fn worker_settings(config: &Serve, workers: usize) -> proxy::Settings {
             timeout: ticks(clients.request_body_timeout),
             bytes_per_second_min: clients.request_body_rate_min,
         },
-        response_write_timeout: ticks(clients.response_write_timeout),
+        response_write: Pace {
+            timeout: ticks(clients.response_write_timeout),
+            bytes_per_second_min: clients.response_write_rate_min,
+        },
         upstream_read_timeout: ticks(endpoints.upstream_read_timeout),
         upstream_write_timeout: ticks(endpoints.upstream_write_timeout),
         tunnel_idle_timeout: ticks(clients.tunnel_idle_timeout),

@@ -101,11 +101,13 @@ impl Drain {
         }
     }
 
-    /// Returns once no connection is to be accepted any more. A socket of ours alone is accepted from to the end:
-    /// closing it would reset those that wait in it.
-    pub async fn ends_accepting(&self) {
+    /// Returns once no connection is to be accepted any more from a socket. One of ours alone is accepted from to the
+    /// end: closing it would reset those that wait in it. In one that is `kept` by a supervisor they wait for the next
+    /// process, and this one would have to leave whom it accepts last.
+    pub async fn ends_accepting(&self, kept: bool) {
+        let last = if kept { Phase::Draining } else { Phase::Stopping };
         let mut changed = self.changed.subscribe();
-        while !(self.is_handed_over() || self.phase() == Phase::Stopping) {
+        while !(self.is_handed_over() || self.phase() >= last) {
             if changed.changed().await.is_err() {
                 return;
             }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::config::{Listen, Serve, Webhook, addresses};
 use crate::proxy::{self, Listener, Socket};
+use crate::upstream::keep_alive;
 
 #[derive(Default)]
 pub struct Sockets {
@@ -52,10 +53,11 @@ impl Sockets {
         let mut listeners = Vec::new();
         for (kind, asked) in [("http", &config.http_listen), ("https", &config.https_listen)] {
             for address in sockets.given.addresses(kind, asked)? {
+                let kept = sockets.given.is_kept(kind, address);
                 let (bound, port) = sockets.listen(kind, address, workers, offers)?;
                 let secure = kind == "https";
                 let proxy_protocol = config.proxy_protocol.iter().any(|named| named.is(secure, port));
-                let listener = Listener { port, secure, proxy_protocol };
+                let listener = Listener { port, secure, proxy_protocol, kept };
                 listeners.push(listener);
                 for (all, socket) in sockets.workers.iter_mut().zip(spread(&bound, workers)?) {
                     all.extend(socket.into_iter().map(|socket| Socket { socket, listener }));
@@ -100,7 +102,7 @@ impl Sockets {
         let given = self.given.take(kind, asked);
         let bind = || {
             let sockets = if given.is_empty() { proxy::bind(asked, count)? } else { given };
-            sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+            sockets.iter().try_for_each(|socket| socket.set_nonblocking(true).and_then(|()| keep_alive(socket)))?;
             let address = sockets.first().map_or(Ok(asked), TcpListener::local_addr)?;
             std::io::Result::Ok((sockets, address))
         };
@@ -144,12 +146,14 @@ impl Given {
         Ok(if passed.is_empty() { addresses(listen).collect() } else { passed })
     }
 
+    /// Whether the socket for an address outlives this process.
+    fn is_kept(&self, kind: &str, address: SocketAddr) -> bool {
+        self.by_systemd.iter().any(|passed| is_at(passed, kind, address))
+    }
+
     /// The sockets for an address, which nobody else gets.
     fn take(&mut self, kind: &str, address: SocketAddr) -> Vec<TcpListener> {
-        let of_systemd = |(name, socket): &mut (String, TcpListener)| {
-            name == kind && socket.local_addr().is_ok_and(|passed| passed == address)
-        };
-        if let Some((_, socket)) = self.by_systemd.extract_if(.., of_systemd).next() {
+        if let Some((_, socket)) = self.by_systemd.extract_if(.., |passed| is_at(passed, kind, address)).next() {
             return vec![socket];
         }
         let matches = |passed: &Passed| passed.kind == kind && passed.asked == address;
@@ -159,6 +163,10 @@ impl Given {
         let taken = self.by_predecessor.extract_if(.., |passed| matches(passed) && passed.group == group);
         taken.map(|passed| passed.socket).collect()
     }
+}
+
+fn is_at((name, socket): &(String, TcpListener), kind: &str, address: SocketAddr) -> bool {
+    name == kind && socket.local_addr().is_ok_and(|passed| passed == address)
 }
 
 /// Each worker's part of an address's sockets: every socket has a worker, as connections wait in each, and every

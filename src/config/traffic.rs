@@ -33,6 +33,9 @@ pub struct Clients {
     /// Longest time that a client may take no byte of its answer
     #[arg(long, env = "PORTUNUS_RESPONSE_WRITE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub response_write_timeout: Duration,
+    /// Bytes a second of its answers that a client takes, on average over the time that it was waited for; 0 is no limit
+    #[arg(long, env = "PORTUNUS_RESPONSE_WRITE_RATE_MIN", default_value_t = 0, value_name = "BYTES")]
+    pub response_write_rate_min: u64,
     /// Longest time without a byte on a WebSocket or another upgraded connection
     #[arg(long, env = "PORTUNUS_TUNNEL_IDLE_TIMEOUT", default_value = "1h", value_parser = duration)]
     pub tunnel_idle_timeout: Duration,

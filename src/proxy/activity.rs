@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use super::worker::Worker;
 use crate::clock::{Clock, Timer};
+use crate::upstream::{Pace, Reads};
 
 /// Ticks of idleness after which an HTTP/1 connection gives its buffers back: about a second.
 const BUFFERS_TICKS: u64 = 10;
@@ -14,6 +15,9 @@ const BUFFERS_TICKS: u64 = 10;
 /// What of its answers an HTTP/2 connection holds in memory, in bytes, before bodies that hold some of it wait. One
 /// that holds nothing takes a piece, so that clients who leave some streams alone are sent the others.
 const HELD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What of an answer that is read in medium pieces waits to be written over HTTP/1, in bytes, before no more is read.
+const WAITING_BYTES_MAX: u64 = 64 * 1024;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +57,18 @@ pub struct Activity {
     http2: Cell<bool>,
     /// hyper may do with the connection what it does at its end, but for closing it.
     pub stays_open: Cell<bool>,
+    /// How much is read at once over HTTP/1.
+    pub reads: Cell<Reads>,
+    /// An HTTP/1 answer waits until the client has taken more of it.
+    behind: RefCell<Option<Waker>>,
     /// Bytes from the client and to it.
     received: Cell<u64>,
     sent: Cell<u64>,
+    /// Of what was sent, that before the requests that are under way, or were last; how long their client was waited
+    /// for to read, and since when it is, in ticks.
+    sent_before: Cell<u64>,
+    waited: Cell<u64>,
+    waits_since: Cell<u64>,
     offered: RefCell<Vec<Offer>>,
     free: RefCell<Vec<usize>>,
     /// What the bodies hold together.
@@ -68,7 +81,7 @@ pub struct Activity {
     buffers_timeout: u64,
     rest_timeout: u64,
     idle_timeout: u64,
-    write_timeout: u64,
+    write_pace: Pace,
 }
 
 impl Activity {
@@ -85,8 +98,13 @@ impl Activity {
             requests: Cell::new(0),
             http2: Cell::new(false),
             stays_open: Cell::new(false),
+            reads: Cell::new(Reads::Medium),
+            behind: RefCell::default(),
             received: Cell::new(0),
             sent: Cell::new(0),
+            sent_before: Cell::new(0),
+            waited: Cell::new(0),
+            waits_since: Cell::new(0),
             offered: RefCell::default(),
             free: RefCell::default(),
             held: Cell::new(0),
@@ -96,7 +114,7 @@ impl Activity {
             buffers_timeout,
             rest_timeout,
             idle_timeout: settings.idle_timeout,
-            write_timeout: settings.response_write_timeout,
+            write_pace: settings.response_write,
         };
         // A client that connects owes a request; only one that was answered may be idle for long.
         activity.wait(Waits::Head, activity.head_timeout);
@@ -118,17 +136,40 @@ impl Activity {
     pub fn wrote(&self, bytes: usize) {
         self.sent.set(self.sent.get() + bytes as u64);
         if self.waits.get() == Waits::Write {
+            self.waited.set(self.waited.get() + self.clock.now() - self.waits_since.get());
             self.rest();
         }
+        if bytes > 0
+            && let Some(waker) = self.behind.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Whether the client of an HTTP/1 answer, of which so many bytes were on their way, has to take more of it first; if
+    /// so, this task is woken when it has.
+    pub fn is_behind(&self, offered: u64, context: &Context<'_>) -> bool {
+        let behind = offered > self.sent.get() - self.sent_before.get() + WAITING_BYTES_MAX;
+        if behind {
+            *self.behind.borrow_mut() = Some(context.waker().clone());
+        }
+        behind
     }
 
     pub fn write_blocked(&self) {
         if self.waits.get() != Waits::Write {
-            self.wait(Waits::Write, self.write_timeout);
+            self.waits_since.set(self.clock.now());
+            let sent = self.sent.get() - self.sent_before.get();
+            // Who is too slow already is late at the next tick.
+            self.wait(Waits::Write, self.write_pace.patience(sent, self.waited.get()).unwrap_or(1));
         }
     }
 
     pub fn request_begins(&self) {
+        if self.requests.get() == 0 {
+            self.sent_before.set(self.sent.get());
+            self.waited.set(0);
+        }
         self.requests.set(self.requests.get() + 1);
         if self.waits.get() != Waits::Write {
             self.rest();
@@ -148,7 +189,7 @@ impl Activity {
             if !self.http2.get() {
                 self.timer.clear();
             } else if before != Waits::Busy {
-                self.timer.set(self.write_timeout);
+                self.timer.set(self.write_pace.timeout);
             }
         } else {
             self.wait(Waits::Idle, if self.http2.get() { self.idle_timeout } else { self.buffers_timeout });
@@ -202,7 +243,7 @@ impl Activity {
 
     /// Waits as long as for a client that is to read.
     pub fn wait_on(&self) {
-        self.timer.set(self.write_timeout);
+        self.timer.set(self.write_pace.timeout);
     }
 
     /// Bytes from the client and to it, since the connection began.
@@ -297,10 +338,10 @@ impl Activity {
 
     fn has_stalled(&self) -> bool {
         let now = self.clock.now();
-        let late = |offer: &Offer| offer.since != 0 && now - offer.since >= self.write_timeout;
+        let late = |offer: &Offer| offer.since != 0 && now - offer.since >= self.write_pace.timeout;
         let stalled = self.offered.borrow().iter().any(late);
         if !stalled {
-            self.timer.set(self.write_timeout);
+            self.timer.set(self.write_pace.timeout);
         }
         stalled
     }

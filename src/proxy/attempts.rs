@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 
-use super::body::{Exchange, is_failure};
 use super::error::{Error, blame};
+use super::exchange::{Exchange, is_failure};
 use super::retry::Kept;
 use super::send::{Outgoing, SendError};
 use super::session::Session;

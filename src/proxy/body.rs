@@ -1,209 +1,22 @@
-//! The body of an answer, and the end of its exchange. An endpoint's body is hyper's own, passed on frame by
+//! The body of an answer. An endpoint's body is hyper's own, passed on frame by
 //! frame; whoever reads it drives the endpoint's connection, which goes back to the pool when it is complete.
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::access_log::Record;
 use super::activity::Activity;
-use super::connection::Connection;
 use super::error::Error;
-use super::error_page::Page;
+use super::exchange::Exchange;
 use super::headers;
+use super::large::Large;
 use super::piece::Piece;
-use crate::clock::{Timer, ticks};
-use crate::metrics::RouteId;
-use crate::table::Forwarding;
-use crate::upstream::{BodyWatch, Http1, InFlight, Permit, Reads, SlotId};
-
-/// What is known of a request and its answer. Dropping it ends the exchange: it is counted and logged, once.
-pub struct Exchange {
-    pub connection: Rc<Connection>,
-    pub started: Instant,
-    pub route: RouteId,
-    pub status: u16,
-    /// Beside those of a body: a tunnel's.
-    pub request_bytes: u64,
-    pub response_bytes: u64,
-    /// The endpoint that has the request.
-    pub endpoint: Option<SlotId>,
-    pub watch: Option<Rc<BodyWatch>>,
-    /// There is a body that nobody watches, and that is not read to its end.
-    pub unread: bool,
-    /// Counts it among its client's requests, where those are limited.
-    pub permit: Option<Permit>,
-    /// Its body is among the connection's that are read whole.
-    whole_body: bool,
-    /// Its place among its backend's requests, where those are limited.
-    pub circuit: Option<InFlight>,
-    /// What the rule says of it; nothing for most.
-    pub forwarding: Option<Arc<Forwarding>>,
-    /// What to ask the rule's default backend with, if it may come to that.
-    pub page: Option<Box<Page>>,
-    /// Only if there is an access log.
-    pub record: Option<Box<Record>>,
-    /// Why it ended, unless the answer was complete.
-    pub reason: Option<&'static str>,
-    pub complete: bool,
-}
-
-impl Exchange {
-    /// In a box: it goes from hand to hand until the answer's body has ended.
-    pub fn begin(connection: &Rc<Connection>, has_body: bool) -> Box<Self> {
-        let worker = &connection.worker;
-        worker.in_flight.set(worker.in_flight.get() + 1);
-        connection.activity.request_begins();
-        Box::new(Self {
-            connection: connection.clone(),
-            started: Instant::now(),
-            route: RouteId::OTHER,
-            status: 0,
-            request_bytes: 0,
-            response_bytes: 0,
-            endpoint: None,
-            watch: None,
-            unread: has_body,
-            permit: None,
-            whole_body: false,
-            circuit: None,
-            forwarding: None,
-            page: None,
-            record: None,
-            reason: None,
-            complete: false,
-        })
-    }
-
-    /// Longest time to connect to an endpoint, now.
-    pub fn connect_timeout(&self) -> Duration {
-        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.connect_timeout_seconds);
-        let usual = self.connection.worker.settings.pools.connect_timeout;
-        let limit = own.map_or(usual, |seconds| Duration::from_secs(seconds.into()));
-        self.time_left().map_or(limit, |left| limit.min(left))
-    }
-
-    /// Longest time from the request's head to the answer's, if the rule has one.
-    pub fn request_timeout(&self) -> Option<Duration> {
-        let own = self.forwarding.as_ref()?.rule.request_timeout_milliseconds?;
-        Some(Duration::from_millis(own.into()))
-    }
-
-    /// What is left of it.
-    pub fn time_left(&self) -> Option<Duration> {
-        Some(self.request_timeout()?.saturating_sub(self.started.elapsed()))
-    }
-
-    pub fn is_late(&self) -> bool {
-        self.time_left().is_some_and(|left| left.is_zero())
-    }
-
-    /// Longest time between two reads of the answer, in ticks.
-    pub fn read_timeout(&self) -> u64 {
-        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.read_timeout_seconds);
-        own.map_or(self.connection.worker.settings.upstream_read_timeout, seconds_in_ticks)
-    }
-
-    /// Longest time for the answer's head, in ticks: that of one try, if the rule has another for it.
-    pub fn head_timeout(&self) -> u64 {
-        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.try_timeout_milliseconds);
-        let own = own.map(|milliseconds| ticks(Duration::from_millis(milliseconds.into())));
-        own.map_or_else(|| self.read_timeout(), |own| own.min(self.read_timeout()))
-    }
-
-    /// Longest time between two writes of the request, in ticks.
-    pub fn write_timeout(&self) -> u64 {
-        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.send_timeout_seconds);
-        own.map_or(self.connection.worker.settings.upstream_write_timeout, seconds_in_ticks)
-    }
-
-    /// Longest time that a tunnel may be silent, in ticks.
-    pub fn tunnel_idle_timeout(&self) -> u64 {
-        let own = self.forwarding.as_ref().and_then(|forwarding| forwarding.rule.read_timeout_seconds);
-        own.map_or(self.connection.worker.settings.tunnel_idle_timeout, seconds_in_ticks)
-    }
-
-    /// Counts the body among its connection's that are read whole, until the exchange ends.
-    pub fn holds_body(&mut self) {
-        self.whole_body = true;
-        let bodies = &self.connection.whole_bodies;
-        bodies.set(bodies.get() + 1);
-    }
-
-    /// Has the request's body watched from now on.
-    pub fn watches(&mut self, watch: Option<Rc<BodyWatch>>) {
-        (self.watch, self.unread) = (watch, false);
-    }
-
-    /// Whether an HTTP/1 client's connection is to end with this exchange. What is left of a body would be taken for a
-    /// request by somebody. And hyper takes an empty line that LF ends for the last of the trailers, and throws away
-    /// what stands between it and the next one that CRLF ends: whoever reads that for a request is to hear that it was
-    /// none.
-    pub fn ends_connection(&self) -> bool {
-        let watched = |watch: &Rc<BodyWatch>| !watch.ended.get() || watch.trailed.get();
-        !self.connection.activity.is_http2() && (self.unread || self.watch.as_ref().is_some_and(watched))
-    }
-
-    /// The endpoint is done with the request.
-    pub fn leave_endpoint(&mut self) {
-        if let Some(endpoint) = self.endpoint.take() {
-            let answered = self.status != 0 && !is_failure(self.status);
-            self.connection.worker.pools.end(endpoint, answered);
-        }
-    }
-}
-
-/// Whether a status says that the endpoint could not answer (RFC 9110, 15.6.3 to 15.6.5).
-pub fn is_failure(status: u16) -> bool {
-    matches!(status, 502..=504)
-}
-
-fn seconds_in_ticks(seconds: u32) -> u64 {
-    ticks(Duration::from_secs(seconds.into()))
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.leave_endpoint();
-        if self.ends_connection() {
-            self.connection.ends.set(true);
-        }
-        let worker = &self.connection.worker;
-        worker.in_flight.set(worker.in_flight.get() - 1);
-        self.connection.activity.request_ends();
-        if self.whole_body {
-            let bodies = &self.connection.whole_bodies;
-            bodies.set(bodies.get() - 1);
-        }
-        let duration = self.started.elapsed();
-        let status = match self.status {
-            0 if std::thread::panicking() => 500,
-            // A client that left before there was an answer; nginx's number for it, counted among 4xx.
-            0 => 499,
-            status => status,
-        };
-        worker.cells.request(self.route, status, duration);
-        let request_bytes = self.request_bytes + self.watch.as_ref().map_or(0, |watch| watch.bytes.get());
-        worker.cells.request_bytes.add(request_bytes);
-        worker.cells.response_bytes.add(self.response_bytes);
-        if let (Some(mut record), Some(log)) = (self.record.take(), &worker.log) {
-            let facts = &mut record.facts;
-            facts.status = status;
-            facts.duration = duration;
-            facts.request_bytes = request_bytes;
-            facts.response_bytes = self.response_bytes;
-            let termination = if self.complete { "complete" } else { "client_left" };
-            facts.termination = self.reason.unwrap_or(if std::thread::panicking() { "panicked" } else { termination });
-            log.log(record);
-        }
-    }
-}
+use crate::clock::Timer;
+use crate::upstream::{Http1, Reads};
 
 /// Why a body ended early; the client's connection is closed, so that it can tell.
 #[derive(Debug, thiserror::Error)]
@@ -217,32 +30,6 @@ pub enum ResponseError {
 /// Data frames below this many bytes are joined with those behind them, and how many are.
 const SMALL_BYTES: usize = 1024;
 const JOINED_FRAMES_MAX: usize = 256;
-
-/// Answers that a worker may read in large pieces at the same time; the others are read in medium ones, so that all who
-/// leave what they asked for pin no more than this many large pieces, twice.
-const LARGE_MAX: u32 = 64;
-
-/// One of them.
-struct Large(Rc<Connection>);
-
-impl Large {
-    fn take(client: &Rc<Connection>, connection: &Http1) -> Option<Self> {
-        let count = &client.worker.large_answers;
-        if count.get() >= LARGE_MAX {
-            return None;
-        }
-        count.set(count.get() + 1);
-        connection.flow.read(Reads::Large);
-        Some(Self(client.clone()))
-    }
-}
-
-impl Drop for Large {
-    fn drop(&mut self) {
-        let count = &self.0.worker.large_answers;
-        count.set(count.get() - 1);
-    }
-}
 
 /// The body of an answer.
 pub struct ResponseBody {
@@ -289,7 +76,7 @@ impl ResponseBody {
         let place = exchange.connection.activity.body_begins();
         let is_large = place.is_none() && incoming.size_hint().lower() > Reads::Medium.bytes() as u64;
         let large = match &connection {
-            Some(connection) if is_large => Large::take(&exchange.connection, connection),
+            Some(connection) if is_large => Large::answer(&exchange.connection, connection),
             Some(_) | None => None,
         };
         Self {
@@ -372,7 +159,7 @@ impl ResponseBody {
                     && connection.flow.overfills(Reads::Medium)
                     && let Some(exchange) = &self.exchange
                 {
-                    self.large = Large::take(&exchange.connection, connection);
+                    self.large = Large::answer(&exchange.connection, connection);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers);
@@ -437,6 +224,16 @@ impl ResponseBody {
         Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
     }
 
+    /// Whether it takes no more of its endpoint's bytes before the client takes some.
+    fn is_held(&self, context: &Context<'_>) -> bool {
+        let Some(exchange) = &self.exchange else { return false };
+        let activity = &exchange.connection.activity;
+        match self.place {
+            Some(place) => !activity.may_take(place, context),
+            None => self.large.is_none() && activity.is_behind(exchange.response_bytes, context),
+        }
+    }
+
     /// Notes whom the body waits for.
     fn waits(&self, for_client: bool) {
         if let Some((place, activity)) = self.place() {
@@ -484,7 +281,7 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, ResponseError>>> {
         let this = self.get_mut();
-        if this.place().is_some_and(|(place, activity)| !activity.may_take(place, context)) {
+        if this.is_held(context) {
             return Poll::Pending;
         }
         let next = this.poll_next(context);

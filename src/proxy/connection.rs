@@ -43,8 +43,9 @@ use crate::upstream::{Join, LocalExecutor, Meter, Socket, Stream};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Largest HTTP/1 head that is read, in bytes; above the limit of a head, so that ours answers first.
 const HTTP1_HEAD_BYTES: usize = 64 * 1024;
-/// Most of a body that is read at once, and that waits to be written, in bytes: buffers grow while they are filled.
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// Most of a body that is read at once, and that waits to be written, in bytes, where either is large: buffers grow while
+/// they are filled, and [`ClientIo`] and [`Activity`] bound both for the others.
+const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes that are taken at once of what comes before hyper has the connection. They lie on the stack.
 const FIRST_BYTES: usize = 4096;
 /// HTTP/2 limits. A client that shuts its window pins at most streams × send buffer, 6.4 MB.
@@ -72,8 +73,8 @@ pub struct Connection {
     pub presented: Option<Box<Presented>>,
     /// A tunnel to begin when hyper has written the 101.
     pub tunnel: RefCell<Option<Pending>>,
-    /// Requests whose body is read whole.
-    pub whole_bodies: Cell<u32>,
+    /// What its requests' bodies that are read whole may take, in bytes.
+    pub whole_bytes: Cell<usize>,
     /// Its last request was turned away because there is too much to do: its next one is not read before the second
     /// that its client was asked to wait for is over.
     pub shed: Cell<bool>,
@@ -83,7 +84,7 @@ pub struct Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAddr, listener: Listener) {
-    let Listener { port: _, secure, proxy_protocol } = listener;
+    let Listener { secure, proxy_protocol, port: _, kept: _ } = listener;
     let client = client.ip().to_canonical();
     let (client, trusted) = if proxy_protocol {
         // Boxed: other connections are not to move what it takes.
@@ -117,7 +118,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         server_name,
         presented,
         tunnel: RefCell::new(None),
-        whole_bodies: Cell::new(0),
+        whole_bytes: Cell::new(0),
         shed: Cell::new(false),
         ends: Cell::new(false),
     });

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::body::Exchange;
+use super::exchange::Exchange;
 use crate::upstream::BodyFault;
 
 /// Everything that can go wrong with a request.

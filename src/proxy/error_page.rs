@@ -7,8 +7,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
 use super::access_log::Text;
-use super::body::{Exchange, ResponseBody};
+use super::body::ResponseBody;
 use super::error::Error;
+use super::exchange::Exchange;
 use super::forward::{Plan, forward};
 use super::headers;
 use super::session::Session;

@@ -7,8 +7,8 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
 
-use super::body::Exchange;
 use super::error::Error;
+use super::exchange::Exchange;
 use super::handle::{Facts, Refusal};
 use super::headers::{client_address, is_https};
 use crate::balance;

@@ -14,9 +14,10 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 
 use super::access_log::Text;
 use super::attempts::{Attempts, Carrier};
-use super::body::{Exchange, ResponseBody};
+use super::body::ResponseBody;
 use super::error::Error;
 use super::error_page;
+use super::exchange::Exchange;
 use super::headers;
 use super::send::{Answer, Outgoing, send};
 use super::session::Session;

@@ -11,11 +11,12 @@ use hyper::body::{Body, Incoming};
 use ipnet::IpNet;
 
 use super::access_log::{Record, Text};
-use super::body::{Exchange, ResponseBody};
+use super::body::ResponseBody;
 use super::client_certificate::{Presented, admit};
 use super::connection::Connection;
 use super::error::Error;
 use super::error_page::{self, Page};
+use super::exchange::Exchange;
 use super::filters::{Applied, Outcome, apply};
 use super::forward::{Failed, Plan, forward};
 #[cfg(debug_assertions)]
@@ -25,6 +26,7 @@ use super::intake::{Waits, accept_body};
 use super::overload::Pressure;
 use super::reading;
 use super::session::Session;
+use super::worker::Worker;
 use crate::filter::Answer;
 use crate::model::Normalization;
 use crate::table::{Route, Table};
@@ -162,6 +164,12 @@ pub async fn handle(
     if let Some(applied) = applied {
         applied.response(response.headers_mut());
     }
+    finish(&worker, version, generation, &mut response);
+    Ok(response)
+}
+
+/// Says whether the connection ends, and what decided.
+fn finish(worker: &Worker, version: Version, generation: u64, response: &mut Response<ResponseBody>) {
     let ends = worker.is_draining() || response.body().ends_connection();
     if version < Version::HTTP_2 && ends && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -169,7 +177,6 @@ pub async fn handle(
     if worker.settings.generation_header {
         response.headers_mut().insert(X_GENERATION, worker.generation_value(generation));
     }
-    Ok(response)
 }
 
 /// Checks the request and finds where it goes. Changes its head to what the endpoint gets, but for what is

@@ -220,7 +220,8 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
     // A name beyond ASCII is that of no field; those beside it are.
-    let tokens = values.flat_map(|value| value.split(|byte| *byte == b',')).filter_map(|token| str::from_utf8(token).ok());
+    let tokens =
+        values.flat_map(|value| value.split(|byte| *byte == b',')).filter_map(|token| str::from_utf8(token).ok());
     tokens.map(str::trim).filter(|token| !token.is_empty())
 }
 

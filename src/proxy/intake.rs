@@ -5,29 +5,36 @@
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Body, Incoming};
 
-use super::body::{Exchange, ResponseBody};
+use super::body::ResponseBody;
 use super::error::{Error, blame};
 use super::error_page;
+use super::exchange::Exchange;
 use super::forward::{Failed, Plan, forward};
 use super::handle::respond;
+use super::large::Large;
 use super::send::Outgoing;
 use super::worker::Worker;
 use crate::filter::{Answer, Login};
-use crate::upstream::{Checked, RequestBody};
+use crate::upstream::{Checked, Reads, RequestBody};
 
-/// Bodies of one connection that are read whole at a time; further ones stream.
-const WHOLE_BODIES_MAX: u32 = 8;
+/// What bodies of one connection that are read whole may take together, in bytes, or one of them if it may have more;
+/// further ones stream. They lie beside heads, and beside answers that nobody reads.
+const WHOLE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The request's body on its way, unless it says that it is longer than it may be.
 pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<RequestBody, Error> {
     let worker = &exchange.connection.worker;
     let bytes_max = exchange.forwarding.as_ref().and_then(|forwarding| forwarding.rule.body_bytes_max);
     let bytes_max = bytes_max.unwrap_or(u64::MAX);
+    let long = incoming.size_hint().lower() > Reads::Medium.bytes() as u64;
     if incoming.size_hint().lower() > bytes_max {
         return Err(Error::BodyTooLarge);
     }
     let body = RequestBody::new(incoming, &worker.clock, worker.settings.request_body, bytes_max);
     exchange.watches(body.watch());
+    if long && !exchange.connection.activity.is_http2() {
+        exchange.large = Large::request(&exchange.connection);
+    }
     Ok(body)
 }
 
@@ -118,19 +125,26 @@ fn wants_whole(plan: &Plan, request: Option<&Request<RequestBody>>, exchange: &E
 
 /// Reads the body before an endpoint is chosen, as far as there is room.
 async fn read_whole(request: &mut Outgoing, exchange: &mut Exchange) -> Result<(), Error> {
-    if exchange.connection.whole_bodies.get() >= WHOLE_BODIES_MAX {
+    let bytes_max = exchange.connection.worker.settings.whole_body_bytes_max;
+    let left = WHOLE_BYTES_MAX.max(bytes_max).saturating_sub(exchange.connection.whole_bytes.get());
+    let length = request.as_ref().and_then(|message| message.body().size_hint().exact());
+    // Without a length it may have all that is left.
+    let bytes_max = bytes_max.min(left);
+    let room = length.map_or(bytes_max, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if room > bytes_max || bytes_max == 0 {
         return Ok(());
     }
     let Some(mut message) = request.take() else { return Ok(()) };
-    exchange.holds_body();
+    exchange.holds_body(room);
     let body = std::mem::replace(message.body_mut(), RequestBody::Empty);
-    let reading = body.read_whole(exchange.connection.worker.settings.whole_body_bytes_max);
+    let reading = body.read_whole(room);
     let read = match exchange.time_left() {
         None => reading.await,
         Some(left) => tokio::time::timeout(left, reading).await.map_err(|_| Error::RequestTimeout)?,
     };
     let body = read.map_err(|_| blame(exchange, Error::ClientBodyBroken))?;
     if let RequestBody::Whole(whole) = &body {
+        exchange.holds_body(whole.len());
         message.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
         message.headers_mut().remove(header::TRAILER);
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
@@ -15,7 +15,7 @@ use crate::upstream::{Socket, Stream};
 
 #[derive(Debug)]
 pub struct ClientIo {
-    stream: Stream<TlsStream<Socket>>,
+    stream: Take<Stream<TlsStream<Socket>>>,
     /// Read before, and still to be delivered.
     prefix: Bytes,
     activity: Rc<Activity>,
@@ -23,7 +23,7 @@ pub struct ClientIo {
 
 impl ClientIo {
     pub fn new(stream: Stream<TlsStream<Socket>>, activity: Rc<Activity>) -> Self {
-        Self { stream, prefix: Bytes::new(), activity }
+        Self { stream: stream.take(0), prefix: Bytes::new(), activity }
     }
 
     pub fn has_put_back(&self) -> bool {
@@ -61,6 +61,7 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
+        this.stream.set_limit(this.activity.reads.get().bytes() as u64);
         let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
         if polled.is_ready() {
             this.activity.read(buffer.filled().len() - before);
@@ -72,7 +73,7 @@ impl AsyncRead for ClientIo {
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
+        let polled = Pin::new(this.stream.get_mut()).poll_write(context, bytes);
         this.wrote(&polled);
         polled
     }
@@ -83,18 +84,18 @@ impl AsyncWrite for ClientIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        let polled = Pin::new(this.stream.get_mut()).poll_write_vectored(context, slices);
         this.wrote(&polled);
         polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_flush(context);
+        let polled = Pin::new(this.stream.get_mut()).poll_flush(context);
         // Over TLS it is the flush that finds the socket full, and that finds it open again.
         match polled {
             Poll::Pending => this.activity.write_blocked(),
@@ -108,6 +109,6 @@ impl AsyncWrite for ClientIo {
         if this.activity.stays_open.get() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_shutdown(context)
+        Pin::new(this.stream.get_mut()).poll_shutdown(context)
     }
 }

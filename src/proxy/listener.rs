@@ -33,6 +33,8 @@ pub struct Listener {
     pub secure: bool,
     /// Connections begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Its supervisor keeps the socket open, for this process and the one that follows.
+    pub kept: bool,
 }
 
 /// One worker's socket of a listener.
@@ -85,8 +87,8 @@ pub async fn accept(worker: Rc<Worker>, sockets: Vec<Socket>) {
 }
 
 async fn accept_one(worker: Rc<Worker>, socket: TcpListener, listener: Listener) {
-    // While draining, a client that still comes here is served, unless another process has the socket too.
-    let mut ending = pin!(worker.drain.ends_accepting());
+    // While draining, a client that still comes here is served, unless somebody else has the socket too.
+    let mut ending = pin!(worker.drain.ends_accepting(listener.kept));
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,

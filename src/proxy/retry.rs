@@ -62,7 +62,10 @@ impl Kept {
     fn write(&mut self, name: &[u8], value: &[u8]) {
         let end = self.end + LENGTHS + name.len() + value.len();
         if self.buffer.len() < end {
-            self.buffer.resize(end.next_power_of_two(), 0);
+            // What is too large to be used again takes little more than it needs.
+            let size = if end > BUFFER_BYTES_MAX { end + end / 8 } else { end.next_power_of_two() };
+            self.buffer.reserve_exact(size - self.buffer.len());
+            self.buffer.resize(size, 0);
         }
         let (lengths, rest) = self.buffer[self.end..end].split_at_mut(LENGTHS);
         lengths.copy_from_slice(&((name.len() as u64) << 32 | value.len() as u64).to_le_bytes());

@@ -12,7 +12,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::body::Exchange;
+use super::exchange::Exchange;
 use super::framing;
 use crate::clock::{Timer, ticks};
 use crate::upstream::{Acquired, Http1, Http2, Reads, RequestBody};

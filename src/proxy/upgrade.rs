@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes};
 
-use super::body::Exchange;
 use super::connection::{Connection, linger};
+use super::exchange::Exchange;
 use super::frames::Frames;
 use super::io::ClientIo;
 use crate::drain::Phase;
@@ -49,6 +49,8 @@ pub async fn run(connection: &Connection, mut client: ClientIo) {
     let Pending { io: mut upstream, read, mut exchange, websocket, _open } = tunnel;
     let worker = &connection.worker;
     worker.cells.tunnels_opened.add(1);
+    // The client's socket has it from the one that it was accepted from. Without it there is the time limit.
+    let _ = upstream.keep_alive();
     let timer = worker.clock.timer();
     let timeout = exchange.tunnel_idle_timeout();
     timer.set(timeout);

@@ -47,7 +47,7 @@ pub struct Settings {
     pub idle_timeout: u64,
     pub handshake_timeout: Duration,
     pub request_body: Pace,
-    pub response_write_timeout: u64,
+    pub response_write: Pace,
     pub upstream_read_timeout: u64,
     pub upstream_write_timeout: u64,
     pub tunnel_idle_timeout: u64,
@@ -102,8 +102,8 @@ pub struct Worker {
     pub rounds: Rc<Rounds>,
     pub pools: Pools,
     pub in_flight: Cell<u32>,
-    /// Answers that are read in large pieces.
-    pub large_answers: Cell<u32>,
+    /// Bodies that are read in large pieces.
+    pub large_bodies: Cell<u32>,
     /// How much of what comes is turned away.
     pub pressure: Cell<Pressure>,
     /// Connections without a request end now.
@@ -224,7 +224,7 @@ impl Worker {
             clock,
             rounds,
             in_flight: Cell::new(0),
-            large_answers: Cell::new(0),
+            large_bodies: Cell::new(0),
             pressure: Cell::default(),
             closes_idle: Cell::new(false),
             seats: start.seats.clone(),

@@ -67,10 +67,10 @@ pub enum BodyFault {
     TooLarge,
 }
 
-/// How long a client may take for its body.
+/// How long a client may take for its body, or for its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Longest time between two reads, in ticks.
+    /// Longest time without a byte, in ticks.
     pub timeout: u64,
     /// On average, over the time that it was waited for and no other; 0 is no limit.
     pub bytes_per_second_min: u64,
@@ -261,7 +261,7 @@ impl BodyWatch {
 impl Pace {
     /// How long a client is waited for that sent so many bytes and was waited for so long before, in ticks; `None` if
     /// it is too slow already.
-    fn patience(self, bytes: u64, waited: u64) -> Option<u64> {
+    pub fn patience(self, bytes: u64, waited: u64) -> Option<u64> {
         let Some(earned) = bytes.saturating_mul(TICKS_PER_SECOND).checked_div(self.bytes_per_second_min) else {
             return Some(self.timeout);
         };

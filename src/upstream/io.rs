@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
-use super::{Socket, Stream};
+use super::{Socket, Stream, keep_alive};
 
 /// Most that is read of an HTTP/1.1 endpoint for the head of one answer, with all 1xx answers before it, in bytes. More
 /// than hyper reads at once, as the beginning of the body may come with the head.
@@ -29,7 +30,7 @@ pub enum Reads {
 impl Reads {
     pub const fn bytes(self) -> usize {
         match self {
-            Self::Small => 32 * 1024 - 1,
+            Self::Small => 16 * 1024 - 1,
             Self::Medium => 64 * 1024 - 1,
             Self::Large => 256 * 1024,
         }
@@ -106,6 +107,14 @@ impl UpstreamIo {
             held: Cell::new(false),
         };
         Self { stream: stream.take(0), flow: Rc::new(flow) }
+    }
+
+    /// For a connection that may be silent for long.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        keep_alive(match self.stream.get_ref() {
+            Either::Left(Socket(socket)) => socket,
+            Either::Right(tls) => &tls.get_ref().0.0,
+        })
     }
 }
 

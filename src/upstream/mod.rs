@@ -37,7 +37,7 @@ pub use meter::Meter;
 pub use pool::{Acquired, PoolSettings, Pools};
 pub use sessions::{SessionKey, Token};
 pub use slots::{Slot, SlotId, Slots};
-pub use socket::{Socket, Stream};
+pub use socket::{Socket, Stream, keep_alive};
 
 use crate::balance::Balancer;
 use crate::metrics::Metrics;

@@ -292,7 +292,8 @@ impl Pools {
 
     /// Takes one of the backend's requests that may be sent once more.
     pub fn takes_retry(&self, upstream: &Upstream) -> bool {
-        let under_way = upstream.endpoints.iter().map(|endpoint| self.with(&endpoint.slot, |pool| pool.in_flight)).sum();
+        let under_way =
+            upstream.endpoints.iter().map(|endpoint| self.with(&endpoint.slot, |pool| pool.in_flight)).sum();
         let (settings, now) = (self.settings.retry_budget, self.clock.now());
         let left =
             self.with_count(&upstream.slot, |count| count.retries.take(settings, now, count.requests, under_way));

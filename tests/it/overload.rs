@@ -72,7 +72,8 @@ fn who_asks_through_a_trusted_proxy_does_not_wait_for_what_another_was_told() {
     eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
     let mut client = Connection::open(portunus.http);
     let begun = Instant::now();
-    let statuses: Vec<_> = (0..60).flat_map(|_| ["a.test", "b.test"]).map(|host| client.get(host, "/").status).collect();
+    let statuses: Vec<_> =
+        (0..60).flat_map(|_| ["a.test", "b.test"]).map(|host| client.get(host, "/").status).collect();
     assert_eq!(statuses, [503, 200].repeat(60));
     // If one of each two waited for its second, it would be a minute.
     assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
