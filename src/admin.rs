@@ -9,6 +9,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ pub struct State {
     /// The first table is in, and the workers run.
     pub ready: bool,
     pub standing: Rc<RefCell<Standing>>,
+    /// How many endpoints begin slowly now: their time ends by itself, so that they are counted when somebody asks.
+    pub warming: Rc<dyn Fn() -> u64>,
     pub problems: Rc<dyn Fn() -> Value>,
     pub table: Rc<dyn Fn() -> Value>,
 }
@@ -129,10 +132,13 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
             let details = if verbose { details(&state.standing.borrow()) } else { String::new() };
             respond(status, TEXT, format!("{sentence}\n{details}"))
         }
-        "/metrics" => match Exposition::text(&state.metrics) {
-            Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
-            Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n"),
-        },
+        "/metrics" => {
+            state.metrics.endpoints_warming.store((state.warming)(), Ordering::Relaxed);
+            match Exposition::text(&state.metrics) {
+                Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
+                Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n"),
+            }
+        }
         "/debug/problems" => respond(StatusCode::OK, JSON, format!("{:#}\n", (state.problems)())),
         "/debug/table" => respond(StatusCode::OK, JSON, format!("{:#}\n", (state.table)())),
         "/" => respond(StatusCode::OK, TEXT, "/livez\n/readyz\n/metrics\n/debug/problems\n/debug/table\n"),

@@ -115,6 +115,8 @@ async fn serve(
     let key = session_key(config.endpoints.session_key_file.as_deref())?;
     let mut control = Control::new(settings, provider, config.endpoints.resolver, key, metrics.clone());
     control.checker = Some(Checker::new(metrics.clone()));
+    #[cfg(debug_assertions)]
+    control.clock_shift_file.clone_from(&config.process.clock_shift_file);
     let state = admin_state(&control, metrics.clone(), drain.clone());
     // A process that follows another is silent until it can serve: that one answers meanwhile.
     let mut listening = match predecessor {
@@ -265,12 +267,13 @@ fn writing(config: &Serve) -> Writing {
 pub fn admin_state(control: &Control, metrics: Arc<Metrics>, drain: Arc<Drain>) -> admin::Shared {
     let (problems, translator, standing) =
         (control.problems.clone(), control.translator.clone(), control.standing.clone());
-    let generation = standing.clone();
+    let (generation, current) = (standing.clone(), control.publisher.current.clone());
     Rc::new(RefCell::new(admin::State {
         metrics,
         drain,
         ready: false,
         standing,
+        warming: Rc::new(move || current.load().warming()),
         problems: Rc::new(move || json!(&*problems.borrow())),
         table: Rc::new(move || describe(generation.borrow().generation, translator.borrow().snapshot())),
     }))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::admin::Standing;
-use crate::clock::unix_seconds;
+use crate::clock::{Moment, unix_seconds};
 use crate::file::{Finding, Folder, Watch};
 use crate::kubernetes::controller::{Controller, Resignation, Sources, Writing};
 use crate::kubernetes::status::Look;
@@ -25,9 +25,9 @@ use crate::table::Publisher;
 use crate::translate::{Problem, Resources, Settings, Translator};
 use crate::upstream::{Checker, SessionKey};
 
-/// How often replaced tables are looked through.
+/// How often replaced tables are looked through, and the system's time is held against the clock that nobody sets.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
-/// How often certificates in service are looked at for their last day, and files that could not be read again.
+/// How often certificates are looked at for their first and last day, and files that could not be read again.
 const EXPIRY: Duration = Duration::from_secs(10);
 /// How long the API server is waited for before the snapshot file is served.
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(5);
@@ -67,6 +67,11 @@ pub struct Control {
     pub publisher: Publisher,
     /// Who serves asks endpoints whether they are well; `None` for who doesn't.
     pub checker: Option<Checker>,
+    /// Says how far the system's time is off, for the test of that.
+    #[cfg(debug_assertions)]
+    pub clock_shift_file: Option<PathBuf>,
+    /// What time it was at the last look.
+    moment: Moment,
     names: Names,
     resolved: mpsc::Receiver<Resolved>,
     pub problems: Rc<RefCell<Vec<Finding>>>,
@@ -113,6 +118,9 @@ impl Control {
             translator: Rc::new(RefCell::new(Translator::new(settings))),
             publisher: Publisher::new(metrics.clone(), key, outliers),
             checker: None,
+            #[cfg(debug_assertions)]
+            clock_shift_file: None,
+            moment: Moment::now(),
             names,
             resolved,
             problems: Rc::default(),
@@ -219,18 +227,39 @@ impl Control {
                         self.update();
                     }
                     self.note_standing();
+                    self.note_time();
                 }
                 _ = expiry.tick() => {
                     if let Provider::Folder { folder, .. } = &self.provider && folder.is_incomplete() {
                         self.follow();
                     }
-                    let expired = self.resources.borrow_mut().expire(unix_seconds());
-                    if expired {
-                        self.update();
-                    }
+                    self.judge_certificates();
                 }
             }
         }
+    }
+
+    fn judge_certificates(&mut self) {
+        let news = self.resources.borrow_mut().judge(unix_seconds());
+        if news {
+            self.update();
+        }
+    }
+
+    /// Tells that somebody has set the system's time. Nothing here goes by it but dates, of which those of certificates
+    /// count.
+    fn note_time(&mut self) {
+        #[cfg(debug_assertions)]
+        if let Some(seconds) = self.clock_shift_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) {
+            crate::clock::shift(seconds.trim().parse().unwrap_or(0));
+        }
+        let before = std::mem::replace(&mut self.moment, Moment::now());
+        let Some(milliseconds) = self.moment.jump_since(before) else { return };
+        let (ahead, seconds) = (milliseconds > 0, milliseconds.unsigned_abs() / 1000);
+        let direction = if ahead { "ahead" } else { "back" };
+        tracing::warn!(seconds, direction, "the system's clock was set; certificates are judged by it from now on");
+        self.metrics.clock_jumped(ahead);
+        self.judge_certificates();
     }
 
     /// Keeps what there is.

@@ -110,6 +110,9 @@ pub enum Dropped {
 
 const DROPPED: [&str; 2] = ["queue_full", "not_written"];
 
+/// Where to the system's time was set.
+const DIRECTIONS: [&str; 2] = ["ahead", "back"];
+
 impl WorkerCells {
     fn new() -> Self {
         Self {
@@ -167,12 +170,15 @@ pub struct Metrics {
     pub ejections: AtomicU64,
     /// Endpoints whose checks fail now, and checks.
     pub endpoints_failing: AtomicI64,
+    /// Endpoints in their slow start, at the last scrape.
+    pub endpoints_warming: AtomicU64,
     pub health_checks: AtomicU64,
     pub health_checks_failed: AtomicU64,
     /// Of the memory limit, what is in use; 0 without one.
     pub memory_percent: AtomicU64,
     /// Look-ups of external names that failed.
     pub name_failures: AtomicU64,
+    clock_jumps: [AtomicU64; DIRECTIONS.len()],
 }
 
 impl Metrics {
@@ -185,6 +191,11 @@ impl Metrics {
         let cells = Arc::new(WorkerCells::new());
         self.workers.lock().expect("no holder panics").push(cells.clone());
         cells
+    }
+
+    /// Counts that the system's time was set.
+    pub fn clock_jumped(&self, ahead: bool) {
+        self.clock_jumps[usize::from(!ahead)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The place of a route, which stays the same for as long as the process lives.
@@ -319,11 +330,16 @@ fn wants(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
             ConstCounter::new(count).encode(family.encode_family(&[(label, *value)])?)?;
         }
     }
-    let help = "Access log lines that were lost";
-    let mut family = encoder.encode_descriptor("access_log_dropped", help, None, MetricType::Counter)?;
-    for (value, count) in DROPPED.iter().zip(&metrics.log_dropped) {
-        let count = count.load(Ordering::Relaxed);
-        ConstCounter::new(count).encode(family.encode_family(&[("reason", *value)])?)?;
+    let families = [
+        ("access_log_dropped", "Access log lines that were lost", "reason", DROPPED, &metrics.log_dropped),
+        ("clock_jumps", "Times that the system's clock was set", "direction", DIRECTIONS, &metrics.clock_jumps),
+    ];
+    for (name, help, label, values, counts) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value, count) in values.iter().zip(counts) {
+            let count = ConstCounter::new(count.load(Ordering::Relaxed));
+            count.encode(family.encode_family(&[(label, *value)])?)?;
+        }
     }
     Ok(())
 }
@@ -433,6 +449,11 @@ fn gauges(metrics: &Metrics, encoder: &mut DescriptorEncoder) -> fmt::Result {
             "endpoints_failing_checks",
             "Endpoints whose health checks fail",
             metrics.endpoints_failing.load(Ordering::Relaxed).unsigned_abs(),
+        ),
+        (
+            "endpoints_warming",
+            "Endpoints that get less than their share because they are new, or back",
+            metrics.endpoints_warming.load(Ordering::Relaxed),
         ),
         ("stale", "1 if the table may be behind the cluster", metrics.stale.load(Ordering::Relaxed)),
         ("leader", "1 if this replica writes status and Events", metrics.leader.load(Ordering::Relaxed)),

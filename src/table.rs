@@ -183,6 +183,11 @@ impl Table {
         self.upstreams.get(backend.index)?.as_deref().filter(|upstream| upstream.slot.epoch == backend.epoch)
     }
 
+    /// How many endpoints are in their slow start.
+    pub fn warming(&self) -> u64 {
+        self.upstreams.iter().flatten().map(|upstream| upstream.warming()).sum()
+    }
+
     /// The epochs of all endpoints, by slot; 0 where there is none.
     pub fn endpoint_epochs(&self) -> &[u64] {
         &self.endpoint_epochs

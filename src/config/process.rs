@@ -28,6 +28,10 @@ pub struct Process {
     /// Answers carry x-portunus-generation, the number of the table that decided them
     #[arg(long, env = "PORTUNUS_GENERATION_HEADER")]
     pub generation_header: bool,
+    /// File with the seconds that the system's time is off, for the test of that; it is read again and again
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub clock_shift_file: Option<PathBuf>,
     /// Path whose requests panic, for the test of that
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_name = "PATH")]

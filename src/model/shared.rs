@@ -148,6 +148,10 @@ impl<V> Chunks<V> {
     pub fn get(&self, index: usize) -> Option<&V> {
         self.0.get(index / CHUNK)?.get(index % CHUNK)
     }
+
+    pub fn iter(&self) -> impl Iterator<Item = &V> {
+        self.0.iter().flat_map(|chunk| chunk.iter())
+    }
 }
 
 impl<V: Clone + Default> Chunks<V> {

@@ -14,9 +14,13 @@ use crate::model::{Authorities, Certificate, ObjectName};
 pub struct Secret {
     /// It is of type `kubernetes.io/tls`. No other is served to clients.
     pub tls: bool,
-    /// What is served: the certificate, or the last good one if what arrived is broken.
+    /// What is served: the certificate, or the last good one if what arrived is broken, or not for this time.
     pub certificate: Option<Arc<Certificate>>,
     pub invalid: Option<InvalidSecret>,
+    /// What arrived, whatever its dates; `None` if it is broken.
+    held: Option<Arc<Certificate>>,
+    /// What was served before that, as long as that is not for this time.
+    before: Option<Arc<Certificate>>,
     /// The CA bundle in `ca.crt`, if there is one. Most have none.
     pub authorities: Option<Box<Result<Authorities, InvalidSecret>>>,
     /// All that is in a Secret of another type; `None` if that is too much.
@@ -137,14 +141,13 @@ impl Resources {
         }
     }
 
-    /// Finds the certificates that have expired in service since they were read. They stay: there is none better.
-    /// Returns whether there were any.
-    pub fn expire(&mut self, now: i64) -> bool {
+    /// Judges all certificates by the time that it is now, in seconds since the epoch: those that have expired since
+    /// they were read, those whose time has come, and whatever a clock that was set makes of them. Returns whether
+    /// anything is another than before.
+    pub fn judge(&mut self, now: i64) -> bool {
         let mut found = false;
         for (name, secret) in &mut self.secrets {
-            let Some(certificate) = secret.certificate.as_ref().filter(|_| secret.invalid.is_none()) else { continue };
-            if certificate.not_after < now {
-                secret.invalid = Some(secret::expired(certificate, now));
+            if secret.judge(now) {
                 self.dirty.secrets.insert(name.clone());
                 found = true;
             }
@@ -219,30 +222,55 @@ impl Resources {
 
     /// A broken Secret takes nothing out of service: the certificate that was there stays.
     fn apply_secret(&mut self, name: ObjectName, content: Content) {
-        let Content { tls, pair, authorities, data } = content;
-        let before = self.secrets.get(&name).filter(|secret| secret.tls == tls);
-        let before = before.and_then(|secret| secret.certificate.clone());
-        let (certificate, invalid) = match pair {
-            Some(Ok(certificate)) => (Some(Arc::new(certificate)), None),
-            Some(Err(mut invalid)) => {
-                // An expired certificate is told apart by clients; the self-signed default only confuses them.
-                let expired = invalid.expired.take().map(|certificate| Arc::new(*certificate));
-                (before.or(expired), Some(invalid))
+        let Content { tls, pair, authorities, data, now } = content;
+        let known = self.secrets.get(&name).filter(|secret| secret.tls == tls);
+        let mut secret = Secret { tls, certificate: None, invalid: None, held: None, before: None, authorities, data };
+        match pair {
+            Some(Ok(read)) => {
+                // The same once more, as after a watch that was made anew, is not what was there before it.
+                let again = known.filter(|known| known.held.as_deref() == Some(&read));
+                secret.before = again
+                    .map_or_else(|| known.and_then(|known| known.certificate.clone()), |known| known.before.clone());
+                secret.held = Some(Arc::new(read));
+                secret.judge(now);
             }
-            None => (None, None),
-        };
-        if put(&mut self.secrets, &name, Secret { tls, certificate, invalid, authorities, data }) {
+            Some(Err(invalid)) => {
+                secret.certificate = known.and_then(|known| known.certificate.clone());
+                secret.invalid = Some(invalid);
+            }
+            None => {}
+        }
+        if put(&mut self.secrets, &name, secret) {
             self.dirty.secrets.insert(name);
         }
     }
 }
 
 impl Secret {
+    /// Decides what is served at this time. What it holds is, unless it is not for this time and what was there before
+    /// is: with neither, clients can at least tell an expired certificate from a stranger's, and where it is our clock
+    /// that is wrong, they find nothing amiss. Returns whether that is news.
+    fn judge(&mut self, now: i64) -> bool {
+        // Of what is broken the date is the least fault.
+        let Some(held) = &self.held else { return false };
+        let invalid = secret::untimely(held, now);
+        if invalid.is_none() {
+            self.before = None;
+        }
+        let better = self.before.as_ref().filter(|before| secret::untimely(before, now).is_none());
+        let certificate = better.unwrap_or(held).clone();
+        let same = self.certificate.as_ref().is_some_and(|served| Arc::ptr_eq(served, &certificate));
+        let news = !same || self.invalid != invalid;
+        (self.certificate, self.invalid) = (Some(certificate), invalid);
+        news
+    }
+
     /// Whether it is what arrives now. One that is broken is looked at again, as it may have been good before.
     fn is(&self, content: &Content) -> bool {
-        let Content { tls, pair, authorities, data } = content;
+        // What is not for this time is judged again without being read.
+        let Content { tls, pair, authorities, data, now: _ } = content;
         let same_pair = match pair {
-            Some(Ok(read)) => self.invalid.is_none() && self.certificate.as_deref() == Some(read),
+            Some(Ok(read)) => self.held.as_deref() == Some(read),
             Some(Err(_)) => false,
             None => self.invalid.is_none() && self.certificate.is_none(),
         };
@@ -257,4 +285,106 @@ fn put<T: PartialEq>(all: &mut BTreeMap<ObjectName, T>, name: &ObjectName, objec
     }
     all.insert(name.clone(), object);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+    const DAY: i64 = 86_400;
+
+    fn certificate(name: &str, not_before: i64, not_after: i64) -> Certificate {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let read = secret::read(Some(chain.as_bytes()), Some(key.as_bytes())).unwrap();
+        Certificate { not_before, not_after, ..read }
+    }
+
+    fn name() -> ObjectName {
+        ObjectName::new("verona", "cert")
+    }
+
+    fn apply(resources: &mut Resources, pair: Result<&Certificate, &str>, now: i64) {
+        let broken = |what: &str| InvalidSecret { field: "data[tls.crt]", what: what.to_owned(), fix: "mend it" };
+        let pair = Some(pair.cloned().map_err(broken));
+        let content = Content { tls: true, pair, authorities: None, data: None, now };
+        resources.apply(Object::Secret(name(), content));
+    }
+
+    /// Who is served, and what is wrong.
+    fn served(resources: &Resources) -> (String, String) {
+        let secret = &resources.secrets[&name()];
+        let served = secret.certificate.as_ref().map(|certificate| certificate.names[0].to_string());
+        let what = secret.invalid.as_ref().map(|invalid| invalid.what.clone());
+        (served.unwrap_or_default(), what.unwrap_or_default())
+    }
+
+    #[track_caller]
+    fn assert_served(resources: &Resources, name: &str, what: &str) {
+        let (served, wrong) = served(resources);
+        assert_eq!(served, name, "{wrong}");
+        assert!(wrong.starts_with(what) && wrong.is_empty() == what.is_empty(), "{wrong}, not {what}");
+    }
+
+    /// Our clock is behind, and the authority's isn't.
+    #[test]
+    fn a_renewal_that_is_not_valid_yet_is_served_when_its_time_has_come() {
+        let (old, new) = (certificate("a", NOW - DAY, NOW + DAY), certificate("b", NOW + 10, NOW + 90 * DAY));
+        let mut resources = Resources::default();
+        apply(&mut resources, Ok(&old), NOW);
+        assert_served(&resources, "a", "");
+        apply(&mut resources, Ok(&new), NOW);
+        assert_served(&resources, "a", "is valid only from 2027-01-15T08:00:10Z");
+        apply(&mut resources, Ok(&new), NOW);
+        assert_served(&resources, "a", "is valid only from");
+        resources.take_dirty();
+        assert!(!resources.judge(NOW + 9) && resources.take_dirty().secrets.is_empty());
+        assert!(resources.judge(NOW + 11) && resources.take_dirty().secrets.contains(&name()));
+        assert_served(&resources, "b", "");
+        assert!(!resources.judge(NOW + 12));
+    }
+
+    #[test]
+    fn a_clock_that_goes_ahead_and_back_leaves_nothing_behind() {
+        let only = certificate("a", NOW - DAY, NOW + DAY);
+        let mut resources = Resources::default();
+        apply(&mut resources, Ok(&only), NOW);
+        assert!(resources.judge(NOW + 1_000 * DAY));
+        assert_served(&resources, "a", "expired on");
+        assert!(resources.judge(NOW));
+        assert_served(&resources, "a", "");
+        assert!(resources.judge(0));
+        assert_served(&resources, "a", "is valid only from");
+        assert!(resources.judge(NOW));
+        assert_served(&resources, "a", "");
+        // With a renewal that waits, too.
+        let next = certificate("b", NOW + 10, NOW + 2 * DAY);
+        apply(&mut resources, Ok(&next), NOW);
+        assert!(resources.judge(NOW + 1_000 * DAY));
+        assert_served(&resources, "b", "expired on");
+        assert!(resources.judge(NOW));
+        assert_served(&resources, "a", "is valid only from");
+        assert!(resources.judge(NOW + DAY + 1));
+        assert_served(&resources, "b", "");
+    }
+
+    #[test]
+    fn what_is_not_for_this_time_is_served_if_there_is_nothing_better() {
+        let (early, over) = (certificate("early", NOW + DAY, NOW + 2 * DAY), certificate("over", 0, NOW - DAY));
+        let mut resources = Resources::default();
+        apply(&mut resources, Ok(&early), NOW);
+        assert_served(&resources, "early", "is valid only from");
+        apply(&mut resources, Ok(&over), NOW);
+        assert_served(&resources, "over", "expired on");
+        apply(&mut resources, Ok(&early), NOW);
+        assert_served(&resources, "early", "is valid only from");
+        // One that was good goes before either, also if another was broken between them.
+        apply(&mut resources, Ok(&certificate("good", 0, NOW + DAY)), NOW);
+        apply(&mut resources, Err("is broken"), NOW);
+        assert_served(&resources, "good", "is broken");
+        assert!(!resources.judge(NOW + 2 * DAY), "what is broken is not mended by time");
+        apply(&mut resources, Ok(&over), NOW);
+        assert_served(&resources, "good", "expired on");
+    }
 }

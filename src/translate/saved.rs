@@ -72,7 +72,7 @@ struct LoadedSecret {
 
 impl LoadedSecret {
     fn content(self, now: i64) -> Content {
-        let pair = self.pair.map(|(chain, key)| secret::read_der(chain, key, now));
+        let pair = self.pair.map(|(chain, key)| secret::read_der(chain, key));
         match self.data {
             // What else there is of it was read from its data, but for a certificate from before.
             Some(data) => {
@@ -81,7 +81,7 @@ impl LoadedSecret {
             }
             None => {
                 let authorities = self.authorities.map(|all| Box::new(Ok(Authorities(all.into()))));
-                Content { tls: true, pair, authorities, data: None }
+                Content { tls: true, pair, authorities, data: None, now }
             }
         }
     }

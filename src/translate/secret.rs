@@ -1,10 +1,11 @@
-//! What is in a Secret: a certificate chain and its key (PEM, a key that belongs to the leaf, and a leaf that is
-//! valid now), the certificates of a CA bundle, and the rest as it is, for those whose type doesn't say what they
-//! hold. What fails here never reaches a handshake.
+//! What is in a Secret: a certificate chain and its key (PEM, and a key that belongs to the leaf), the certificates of a
+//! CA bundle, and the rest as it is, for those whose type doesn't say what they hold. What fails here never reaches a
+//! handshake. Dates are another matter: a certificate is judged by them as long as it is there, as clocks are set.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1 as core;
@@ -24,8 +25,6 @@ pub struct InvalidSecret {
     pub field: &'static str,
     pub what: String,
     pub fix: &'static str,
-    /// What to serve if there never was a good one: a certificate whose only fault is its date.
-    pub expired: Option<Box<Certificate>>,
 }
 
 const TLS_TYPE: &str = "kubernetes.io/tls";
@@ -36,18 +35,22 @@ const AUTHORITIES: &str = "data[ca.crt]";
 const AUTHORITIES_MAX: usize = 256;
 /// Most data of a Secret that is kept as it is, in bytes: as much as an API server stores.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
+/// The last second that X.509 can name, and our text too: the end of the year 9999.
+const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// A Secret as it arrives, read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {
     /// It is of type `kubernetes.io/tls`.
     pub tls: bool,
-    /// `None` if it is of another type and has neither half.
+    /// Whatever its dates; `None` if it is of another type and has neither half.
     pub pair: Option<Result<Certificate, InvalidSecret>>,
     /// `None` without `ca.crt`.
     pub authorities: Option<Box<Result<Authorities, InvalidSecret>>>,
     /// What a Secret of another type has, unless it is more than [`DATA_BYTES_MAX`].
     pub data: Option<Arc<SecretData>>,
+    /// When it arrived, in seconds since the epoch.
+    pub now: i64,
 }
 
 /// The keys of a Secret and their bytes. `Debug` shows the keys' names; the bytes are overwritten in the end.
@@ -91,19 +94,19 @@ impl Content {
         let part = |key: &str| data.get(key);
         let (certificate, key) = (part("tls.crt"), part("tls.key"));
         let has_pair = tls || certificate.is_some() || key.is_some();
-        let pair = has_pair.then(|| read(certificate, key, now));
+        let pair = has_pair.then(|| read(certificate, key));
         // Who issues without a CA of his own may leave the key there and empty.
         let bundle = part("ca.crt").filter(|pem| !pem.is_empty());
         let revoked = part("ca.crl").is_some_and(|pem| !pem.is_empty());
         let authorities = bundle.map(|pem| Box::new(read_authorities(pem).and_then(|all| unrevoked(all, revoked))));
         let kept = !tls && data.0.values().map(Vec::len).sum::<usize>() <= DATA_BYTES_MAX;
-        Self { tls, pair, authorities, data: kept.then(|| Arc::new(data)) }
+        Self { tls, pair, authorities, data: kept.then(|| Arc::new(data)), now }
     }
 }
 
-/// Reads and checks both halves. `now` is in seconds since the epoch.
-pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<Certificate, InvalidSecret> {
-    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix, expired: None };
+/// Reads and checks both halves, but for the dates.
+pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>) -> Result<Certificate, InvalidSecret> {
+    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix };
     let missing = |field| invalid(field, "is missing".to_owned(), "add it, base64-encoded PEM");
     let chain_pem = certificate.ok_or_else(|| missing(CERTIFICATE))?;
     let key_pem = key.ok_or_else(|| missing(KEY))?;
@@ -115,23 +118,23 @@ pub fn read(certificate: Option<&[u8]>, key: Option<&[u8]>, now: i64) -> Result<
         .ok_or_else(|| invalid(CERTIFICATE, "has no PEM certificate".to_owned(), "put the chain there, leaf first"))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem)
         .map_err(|_| invalid(KEY, "has no PEM private key".to_owned(), "put the key there, unencrypted"))?;
-    check(&chain, &Zeroizing::new(key), now)
+    check(&chain, &Zeroizing::new(key))
 }
 
 /// The same of DER, as [`Certificate`] holds both.
-pub fn read_der(chain: Vec<Vec<u8>>, key: Vec<u8>, now: i64) -> Result<Certificate, InvalidSecret> {
+pub fn read_der(chain: Vec<Vec<u8>>, key: Vec<u8>) -> Result<Certificate, InvalidSecret> {
     let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(CertificateDer::from).collect();
     match PrivateKeyDer::try_from(key) {
-        Ok(key) if !chain.is_empty() => check(&chain, &Zeroizing::new(key), now),
+        Ok(key) if !chain.is_empty() => check(&chain, &Zeroizing::new(key)),
         Ok(_) | Err(_) => {
             let what = "is no private key with a chain".to_owned();
-            Err(InvalidSecret { field: KEY, what, fix: "store both", expired: None })
+            Err(InvalidSecret { field: KEY, what, fix: "store both" })
         }
     }
 }
 
-fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, now: i64) -> Result<Certificate, InvalidSecret> {
-    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix, expired: None };
+fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> Result<Certificate, InvalidSecret> {
+    let invalid = |field, what: String, fix| InvalidSecret { field, what, fix };
     let signer = default_provider().key_provider.load_private_key(key.clone_key()).map_err(|_| {
         invalid(KEY, "is no key that TLS can use".to_owned(), "use RSA (2048 bit or more), ECDSA or Ed25519")
     })?;
@@ -153,21 +156,25 @@ fn check(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, now: i64) -> Res
         .ok_or_else(|| invalid(CERTIFICATE, "is no X.509 certificate".to_owned(), "store a valid X.509 certificate"))?;
     certificate.chain = chain.iter().map(|part| part.to_vec()).collect();
     certificate.key = PrivateKey::new(key.secret_der().to_vec());
-    if certificate.not_after < now {
-        return Err(InvalidSecret { expired: Some(Box::new(certificate.clone())), ..expired(&certificate, now) });
-    }
-    if certificate.not_before > now {
-        let what = format!("is valid only in {} hours", (certificate.not_before - now) / 3600 + 1);
-        let fix = "set the clock, or wait for the certificate's time";
-        return Err(InvalidSecret { field: CERTIFICATE, what, fix, expired: Some(Box::new(certificate)) });
-    }
     Ok(certificate)
 }
 
-/// What is wrong with a certificate whose time is over.
-pub fn expired(certificate: &Certificate, now: i64) -> InvalidSecret {
-    let what = format!("expired {} days ago", (now - certificate.not_after) / 86_400);
-    InvalidSecret { field: CERTIFICATE, what, fix: "renew the certificate", expired: None }
+/// What is wrong with a certificate that is not for this time, in seconds since the epoch.
+pub fn untimely(certificate: &Certificate, now: i64) -> Option<InvalidSecret> {
+    let (what, fix) = if certificate.not_after < now {
+        (format!("expired on {}", date(certificate.not_after)), "renew the certificate")
+    } else if certificate.not_before > now {
+        let what = format!("is valid only from {} on", date(certificate.not_before));
+        (what, "set the clock, or wait for the certificate's time")
+    } else {
+        return None;
+    };
+    Some(InvalidSecret { field: CERTIFICATE, what, fix })
+}
+
+fn date(seconds: i64) -> String {
+    let seconds = u64::try_from(seconds).unwrap_or(0).min(SECONDS_MAX);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 /// Authorities beside a list of what they have revoked are of no use to who can't read the list: those on it would be
@@ -175,16 +182,12 @@ pub fn expired(certificate: &Certificate, now: i64) -> InvalidSecret {
 fn unrevoked(authorities: Authorities, revoked: bool) -> Result<Authorities, InvalidSecret> {
     let what = || "holds a revocation list, and none is read".to_owned();
     let fix = "remove the list, and whose certificates it is about from `ca.crt`";
-    if revoked {
-        Err(InvalidSecret { field: "data[ca.crl]", what: what(), fix, expired: None })
-    } else {
-        Ok(authorities)
-    }
+    if revoked { Err(InvalidSecret { field: "data[ca.crl]", what: what(), fix }) } else { Ok(authorities) }
 }
 
 /// Every certificate of a bundle. One that is none takes the others with it: nobody knows whom it stood for.
 fn read_authorities(pem: &[u8]) -> Result<Authorities, InvalidSecret> {
-    let invalid = |what: String, fix| InvalidSecret { field: AUTHORITIES, what, fix, expired: None };
+    let invalid = |what: String, fix| InvalidSecret { field: AUTHORITIES, what, fix };
     let none = || invalid("has no PEM certificate".to_owned(), "put the CA's certificates there, each as PEM");
     let all = CertificateDer::pem_slice_iter(pem).take(AUTHORITIES_MAX + 1);
     let all: Vec<Vec<u8>> = all.map(|der| der.map(|der| der.to_vec())).collect::<Result<_, _>>().map_err(|_| none())?;
@@ -235,15 +238,15 @@ mod tests {
         (made.cert.pem(), made.signing_key.serialize_pem())
     }
 
-    /// Certificate, key, now, and the field and words of the fault.
-    type Row<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, i64, &'a str, &'a str);
+    /// Certificate, key, and the field and words of the fault.
+    type Row<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, &'a str, &'a str);
 
     const NOW: i64 = 1_800_000_000;
 
     #[test]
     fn a_good_pair_is_read() {
         let (certificate, key) = pair("Verona.example");
-        let read = read(Some(certificate.as_bytes()), Some(key.as_bytes()), NOW).unwrap();
+        let read = read(Some(certificate.as_bytes()), Some(key.as_bytes())).unwrap();
         assert_eq!(read.names, ["verona.example".into()]);
         assert!(read.covers("verona.example") && !read.covers("a.verona.example"));
         let shown = format!("{read:?} {:?}", read.key);
@@ -256,21 +259,35 @@ mod tests {
         let (other, _) = pair("b.example");
         let (c, k, o) = (Some(certificate.as_bytes()), Some(key.as_bytes()), Some(other.as_bytes()));
         let cut = Some(&certificate.as_bytes()[..100]);
-        let table: [Row; 8] = [
-            (None, k, NOW, CERTIFICATE, "is missing"),
-            (c, None, NOW, KEY, "is missing"),
-            (Some(b"hello"), k, NOW, CERTIFICATE, "has no PEM certificate"),
-            (cut, k, NOW, CERTIFICATE, "has no PEM certificate"),
-            (c, Some(b"hello"), NOW, KEY, "has no PEM private key"),
-            (o, k, NOW, KEY, "does not belong to the certificate"),
-            (c, k, 99_999_999_999, CERTIFICATE, "expired"),
-            (c, k, 0, CERTIFICATE, "is valid only in"),
+        let table: [Row; 6] = [
+            (None, k, CERTIFICATE, "is missing"),
+            (c, None, KEY, "is missing"),
+            (Some(b"hello"), k, CERTIFICATE, "has no PEM certificate"),
+            (cut, k, CERTIFICATE, "has no PEM certificate"),
+            (c, Some(b"hello"), KEY, "has no PEM private key"),
+            (o, k, KEY, "does not belong to the certificate"),
         ];
-        for (certificate, key, now, field, what) in table {
-            let invalid = read(certificate, key, now).unwrap_err();
+        for (certificate, key, field, what) in table {
+            let invalid = read(certificate, key).unwrap_err();
             assert_eq!(invalid.field, field, "{what}");
             assert!(invalid.what.starts_with(what), "{}", invalid.what);
         }
+    }
+
+    #[test]
+    fn a_certificate_has_its_time_both_ends_of_it_included() {
+        let (certificate, key) = pair("a.example");
+        let read = read(Some(certificate.as_bytes()), Some(key.as_bytes())).unwrap();
+        let at = |not_before, not_after, now| {
+            let certificate = Certificate { not_before, not_after, ..read.clone() };
+            untimely(&certificate, now).map(|invalid| invalid.what)
+        };
+        let (from, to) = (1_000_000_000, 1_800_000_000);
+        assert_eq!(at(from, to, from - 1).unwrap(), "is valid only from 2001-09-09T01:46:40Z on");
+        assert_eq!((at(from, to, from), at(from, to, to)), (None, None));
+        assert_eq!(at(from, to, to + 1).unwrap(), "expired on 2027-01-15T08:00:00Z");
+        assert_eq!(at(i64::MAX, i64::MAX, 0).unwrap(), "is valid only from 9999-12-31T23:59:59Z on");
+        assert_eq!(at(i64::MIN, i64::MIN, 0).unwrap(), "expired on 1970-01-01T00:00:00Z");
     }
 
     fn content(tls: bool, parts: &[(&str, &[u8])]) -> Content {

@@ -228,12 +228,24 @@ impl Streak {
 /// A gRPC message (five bytes of prefix) of a `HealthCheckRequest`, whose first field is the service's name.
 fn grpc_request(service: &str) -> Bytes {
     let mut message = Vec::new();
-    if let Some(length) = u8::try_from(service.len()).ok().filter(|length| (1..128).contains(length)) {
-        message.extend([0x0a, length]);
+    if !service.is_empty() {
+        message.push(0x0a);
+        message.extend(varint(service.len()));
         message.extend(service.bytes());
     }
-    let length = u32::try_from(message.len()).expect("it is short");
+    let length = u32::try_from(message.len()).expect("an annotation has less than 4 GB");
     [&[0][..], &length.to_be_bytes(), &message].concat().into()
+}
+
+/// A number as protobuf has it: seven bits a byte, the lowest first, with a mark on all but the last.
+fn varint(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number.to_le_bytes()[0]);
+    bytes
 }
 
 /// Whether a gRPC message is a `HealthCheckResponse` whose first field is SERVING, 1.
@@ -262,6 +274,12 @@ mod tests {
     fn grpc_messages_are_as_protobuf_has_them() {
         assert_eq!(&grpc_request("")[..], [0, 0, 0, 0, 0]);
         assert_eq!(&grpc_request("a.B")[..], b"\x00\x00\x00\x00\x05\x0a\x03a.B");
+        for (length, coded) in [(127, &[0x7f][..]), (128, &[0x80, 1]), (300, &[0xac, 2]), (16_384, &[0x80, 0x80, 1])] {
+            let (service, message) = ("s".repeat(length), grpc_request(&"s".repeat(length)));
+            let (prefix, message) = message.split_at(5);
+            assert_eq!(prefix[1..], u32::try_from(message.len()).unwrap().to_be_bytes(), "{length}");
+            assert_eq!(message, [&[0x0a], coded, service.as_bytes()].concat(), "{length}");
+        }
         assert!(is_serving(&[0, 0, 0, 0, 2, 8, 1]));
         for other in [&[][..], &[0; 4], &[0; 5], &[0, 0, 0, 0, 2, 8, 2], &[0, 0, 0, 0, 3, 8, 1], &[1, 0, 0, 0, 2, 8, 1]]
         {

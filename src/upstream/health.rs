@@ -191,6 +191,17 @@ impl Upstream {
         self.ward.unrest.load(Ordering::Relaxed) == 0
     }
 
+    /// How many endpoints are in their slow start.
+    pub fn warming(&self) -> u64 {
+        if self.is_at_rest() {
+            return 0;
+        }
+        let now = now();
+        let warms =
+            |endpoint: &&Arc<Endpoint>| matches!(endpoint.health.standing(now, self.slow_start), Standing::Warming(_));
+        self.all_endpoints().filter(warms).count() as u64
+    }
+
     /// Whom to pass over, beside those that were `passed` already.
     pub fn advise(&self, passed: &[usize]) -> Advice {
         let now = now();

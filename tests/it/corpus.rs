@@ -18,7 +18,7 @@ use crate::harness::strict::{Fields, Request};
 use crate::harness::strict_backend::StrictBackend;
 use crate::harness::*;
 
-const FILES: [&str; 6] = ["lengths", "chunks", "hosts", "targets", "fields", "hops"];
+const FILES: [&str; 7] = ["lengths", "chunks", "hosts", "targets", "fields", "hops", "ends"];
 
 /// Sent behind each entry, and answered only if the entry leaves the connection to it.
 pub const BEHIND: &[u8] = b"GET /app/behind HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
@@ -91,6 +91,8 @@ pub struct Entry {
     #[serde(default)]
     forwarded: Vec<Message>,
     then: Option<Outcome>,
+    /// The status that may follow instead of a word, where that depends on how many bytes come at once.
+    or: Option<u16>,
     #[serde(default)]
     ends: bool,
     /// Nothing is sent behind it.
@@ -146,6 +148,11 @@ impl Entry {
             statuses.push(200);
         }
         statuses
+    }
+
+    fn accepts(&self, statuses: &[u16]) -> bool {
+        let usual = self.statuses();
+        statuses == usual || self.or.is_some_and(|status| statuses == [&usual[..], &[status]].concat())
     }
 
     /// Why what reached the endpoint is not what should have.
@@ -308,7 +315,7 @@ fn send_all(entries: &[Entry], portunus: &Portunus, way: Way) -> Vec<String> {
                     Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|index| Some((index, entries.get(index)?)))
                 {
                     let answered = statuses(entry, converse(entry, source(index), portunus, way));
-                    if answered.as_ref() != Ok(&entry.statuses()) {
+                    if !answered.as_ref().is_ok_and(|statuses| entry.accepts(statuses)) {
                         let text = format!("{}: answered {answered:?}, not {:?}", entry.name, entry.statuses());
                         wrong.lock().expect("wrong").push(text);
                     }
@@ -335,11 +342,23 @@ fn compare(entries: &[Entry], seen: &[Request], http2: bool) -> Vec<String> {
     wrong
 }
 
+/// Everything goes to this endpoint, but for what `ends` is about.
+fn folder(endpoint: SocketAddr, protocol: &str) -> Folder {
+    let folder = Folder::new();
+    folder.write("app.yaml", app_with("default", "app", &[endpoint], protocol));
+    let ingress = |name, keys: &[_], host| Ingress::new("default", name).asks(keys).host(host);
+    folder.write("ingress.yaml", ingress("all", &[], "").prefix("/", "app", 80));
+    folder.write("none.yaml", ingress("none", &[], "none.test").exact("/nothing", "app", 80));
+    let moves = [("permanent-redirect", "http://a.test/moved"), ("permanent-redirect-code", "308")];
+    folder.write("moved.yaml", ingress("moved", &moves, "moved.test").prefix("/", "app", 80));
+    folder
+}
+
 #[track_caller]
 fn all_as_required(way: Way) {
     let entries = entries();
     let backend = StrictBackend::new();
-    let folder = Folder::to_addresses(&[backend.address()]);
+    let folder = folder(backend.address(), "");
     let portunus = Portunus::serve(&folder);
     let mut wrong = send_all(&entries, &portunus, way);
     // Its connections to the endpoint end with it.
@@ -374,9 +393,7 @@ fn over_tls_it_is_the_same() {
 fn to_an_http_2_endpoint_it_is_the_same() {
     let entries = entries();
     let backend = HyperBackend::h2c();
-    let folder = Folder::new();
-    folder.write("app.yaml", app_with("default", "app", &[backend.address()], "kubernetes.io/h2c"));
-    folder.write("ingress.yaml", Ingress::new("default", "all").prefix("/", "app", 80));
+    let folder = folder(backend.address(), "kubernetes.io/h2c");
     let portunus = Portunus::serve(&folder);
     let mut wrong = send_all(&entries, &portunus, Way::Pieces(usize::MAX));
     drop(portunus);

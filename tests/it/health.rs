@@ -2,8 +2,9 @@
 //! asked at once.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::harness::backend::{Refusing, Silent};
 use crate::harness::certificates::Authority;
@@ -99,8 +100,16 @@ fn an_endpoint_that_answers_again_comes_back_by_a_trial() {
 }
 
 #[test]
-fn each_trial_is_one_request_and_a_failure_ejects_again() {
-    let (bad, good) = (answering(503), Backend::named("good"));
+fn each_trial_is_one_request_and_a_failure_ejects_again_for_longer() {
+    const FIRST: Duration = Duration::from_millis(200);
+    let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let noted = asked.clone();
+    let bad = Backend::new(move |exchange| {
+        noted.lock().expect("times").push(Instant::now());
+        exchange.read_body();
+        exchange.write("HTTP/1.1 503 Text\r\nContent-Length: 4\r\n\r\nfrom");
+    });
+    let good = Backend::named("good");
     let flags = ["--workers", "1", "--outlier-failures", "2", "--outlier-ejection-time", "200ms"];
     let (_folder, portunus) = served(&[bad.address(), good.address()], &[], &flags);
     let mut trials = 0;
@@ -114,6 +123,13 @@ fn each_trial_is_one_request_and_a_failure_ejects_again() {
         }
         (trials == 3).then_some(())
     });
+    // From the second failure on each ejects: for 200 ms, 400 ms and 600 ms at the least, by a clock of milliseconds.
+    let asked = asked.lock().expect("times");
+    let gaps: Vec<Duration> = asked.windows(2).skip(1).map(|pair| pair[1] - pair[0]).collect();
+    for (gap, times) in gaps.iter().zip(1..) {
+        assert!(*gap + Duration::from_millis(2) >= FIRST * times, "{gaps:?}");
+    }
+    assert_eq!(gaps.len(), 3);
 }
 
 #[test]
@@ -178,10 +194,15 @@ fn a_new_endpoint_begins_with_a_small_share() {
     (0..100).for_each(|client| assert_eq!(ask(&portunus, client).status, 200));
     let first = backends[0].count();
     assert!((40..=60).contains(&first), "those of the first table are all alike: {first}");
+    let warming = || portunus.metric("portunus_endpoints_warming", &[]);
+    assert_eq!(warming(), 0.0);
     portunus.after(|| folder.write("app.yaml", app("default", "app", &all)));
     (0..600).for_each(|client| assert_eq!(ask(&portunus, client).status, 200));
     let new = backends[2].count();
     assert!((1..=60).contains(&new), "a tenth of 200, more or less: {new}");
+    assert_eq!(warming(), 1.0);
+    portunus.after(|| folder.write("app.yaml", app("default", "app", &all[..2])));
+    assert_eq!(warming(), 0.0, "who is gone is not new");
 }
 
 /// Answers when the gate is open.

@@ -29,6 +29,8 @@ mod canary;
 mod chaos;
 mod classes;
 mod client_certificates;
+#[cfg(debug_assertions)]
+mod clock;
 mod corpus;
 mod cors;
 mod cost;

@@ -9,6 +9,7 @@ use crate::harness::manifests::{app, app_with};
 use crate::harness::reach::one_worker;
 use crate::harness::*;
 
+const INTERNAL_ERROR: u32 = 2;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 
@@ -194,12 +195,17 @@ fn a_request_over_http_2_is_sent_once_more_too() {
 
 /// Everything goes to these by HTTP/2 in cleartext, through one worker.
 fn to_http2(backends: &[&RawH2Backend]) -> (Folder, Portunus) {
+    to_http2_by(backends, Ingress::new("default", "all"))
+}
+
+fn to_http2_by(backends: &[&RawH2Backend], ingress: Ingress) -> (Folder, Portunus) {
     let folder = Folder::new();
     let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
     folder.write("app.yaml", app_with("default", "app", &addresses, "kubernetes.io/h2c"));
-    folder.write("ingress.yaml", Ingress::new("default", "all").prefix("/", "app", 80));
+    folder.write("ingress.yaml", ingress.prefix("/", "app", 80));
     // As many may be sent once more as are lost together.
-    let portunus = Portunus::serve_with(&folder, &["--workers", "1", "--retry-floor", "1000"]);
+    let flags = ["--workers", "1", "--retry-floor", "1000", "--outlier-failures", "0"];
+    let portunus = Portunus::serve_with(&folder, &flags);
     (folder, portunus)
 }
 
@@ -250,6 +256,31 @@ fn a_stream_that_is_reset_for_another_reason_is_not_repeated() {
     let (_folder, portunus) = to_http2(&[&backend]);
     assert_eq!(portunus.get("a.test", "/").status, 502);
     assert_eq!((backend.count(), retries(&portunus)), (1, 0.0));
+}
+
+#[test]
+fn a_stream_that_is_reset_is_tried_elsewhere_where_a_rule_says_so() {
+    for code in [CANCEL, INTERNAL_ERROR] {
+        let resets = RawH2Backend::new(move |connection, stream, _| connection.reset(stream, code));
+        let fine = RawH2Backend::new(|connection, stream, _| connection.ok(stream));
+        let (backends, rule) = ([&resets, &fine], Ingress::new("default", "all"));
+        let (_folder, portunus) = to_http2_by(&backends, rule.asks(&[("proxy-next-upstream", "error")]));
+        for _ in 0..4 {
+            assert_eq!(portunus.get("a.test", "/").status, 200, "{code}");
+        }
+        assert!(resets.count() > 0, "{code}");
+        assert_eq!((fine.count(), retries(&portunus)), (4, resets.count() as f64), "{code}");
+        // Nobody sends a POST twice that an endpoint had.
+        let mut statuses: Vec<u16> =
+            (0..2).map(|_| Connection::open(portunus.http).ask(request("POST", "")).status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 502], "{code}");
+        let (_folder, portunus) =
+            to_http2_by(&backends, Ingress::new("default", "all").asks(&[("proxy-next-upstream", "timeout")]));
+        let mut statuses: Vec<u16> = (0..2).map(|_| portunus.get("a.test", "/").status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 502], "{code}: another cause");
+    }
 }
 
 #[test]

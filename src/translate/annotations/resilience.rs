@@ -40,7 +40,7 @@ const UNHEALTHY: u32 = 3;
 /// Shortest interval: an endpoint has more to do than to answer for itself.
 const INTERVAL_MILLISECONDS_MIN: u32 = 100;
 /// Longest name of a gRPC service, in bytes.
-const SERVICE_BYTES_MAX: usize = 127;
+const SERVICE_BYTES_MAX: usize = 255;
 
 const DURATION: &str = "write a duration, as \"500ms\", \"5s\" or \"1m\"";
 const COUNT: &str = "write a count, as \"5\"";
@@ -180,9 +180,11 @@ mod tests {
                 assert_eq!(read_all(&[(&name, value)]), (Resilience::default(), vec![name.clone()]), "{value}");
             }
         }
+        let too_long = "s".repeat(256);
         for (kind, name, value) in [
             ("http", "path", "healthz"),
             ("grpc", "path", "a b"),
+            ("grpc", "path", &too_long),
             ("tcp", "path", "/"),
             ("tcp", "host", "a.test"),
             ("http", "host", "a@b"),
