@@ -3,13 +3,14 @@
 //! too long. What only one part of its life needs is in a box of that part: idle connections are many, and an
 //! HTTP/1 connection that was idle for a second is a socket, its TLS session and little else.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
@@ -75,6 +77,8 @@ pub struct Connection {
     pub tunnel: RefCell<Option<Pending>>,
     /// What its requests' bodies that are read whole may take, in bytes.
     pub whole_bytes: Cell<usize>,
+    /// What its requests' large heads may take, in KiB; only if it had such.
+    pub large_heads: OnceCell<Arc<Semaphore>>,
     /// Its last request was turned away because there is too much to do: its next one is not read before the second
     /// that its client was asked to wait for is over.
     pub shed: Cell<bool>,
@@ -119,6 +123,7 @@ pub async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, client: SocketAdd
         presented,
         tunnel: RefCell::new(None),
         whole_bytes: Cell::new(0),
+        large_heads: OnceCell::new(),
         shed: Cell::new(false),
         ends: Cell::new(false),
     });

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::access_log::Record;
 use super::connection::Connection;
 use super::error_page::Page;
@@ -32,6 +34,10 @@ pub struct Exchange {
     pub large: Option<Large>,
     /// Counts it among its client's requests, where those are limited.
     pub permit: Option<Permit>,
+    /// What its head takes where a connection has many requests at a time, in bytes; and its part of what their large
+    /// ones may take together.
+    pub head_bytes: usize,
+    pub turn: Option<OwnedSemaphorePermit>,
     /// What its body, which is read whole, may take of what the connection's may, in bytes.
     whole_bytes: usize,
     /// Its place among its backend's requests, where those are limited.
@@ -65,6 +71,8 @@ impl Exchange {
             unread: has_body,
             large: None,
             permit: None,
+            head_bytes: 0,
+            turn: None,
             whole_bytes: 0,
             circuit: None,
             forwarding: None,

@@ -188,6 +188,9 @@ fn decide(
     exchange: &mut Exchange,
     applied: &mut Option<Box<Applied>>,
 ) -> Result<Plan, Refusal> {
+    if head.version == Version::HTTP_2 {
+        exchange.head_bytes = headers::weight(&head.headers);
+    }
     let (host, upgrade) = reading::check(head, facts.limits, facts.peer.trusted)?;
     let name = reading::host_name(host.as_ref())?;
     if facts.secure && !table.may_share(facts.server_name, facts.presented.is_some(), name.as_str()) {

@@ -100,6 +100,11 @@ pub struct Limits {
     pub keeps_underscores: bool,
 }
 
+/// What a request's fields take in memory while they are waited with, about, in bytes.
+pub fn weight(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 /// What the endpoint is told of the client: the connection's other end, or who a PROXY protocol header says it is.
 #[derive(Debug)]
 pub struct Peer {

@@ -2,8 +2,12 @@
 //! be, and whether the body is read whole first. All of it is a rule's to say; without it a request goes on at once,
 //! and its body streams, whatever its length.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Body, Incoming};
+use tokio::sync::Semaphore;
 
 use super::body::ResponseBody;
 use super::error::{Error, blame};
@@ -38,8 +42,16 @@ pub fn accept_body(incoming: Incoming, exchange: &mut Exchange) -> Result<Reques
     Ok(body)
 }
 
+/// What the heads may take together of those requests of an HTTP/2 connection that are under way, in KiB, but for small
+/// ones; further ones wait, for so long at the most. A head takes two to four times its size until its answer has ended,
+/// and there may be a hundred: these bound what they take, beside bodies and answers.
+const LARGE_HEADS_KIB_MAX: usize = 640;
+const SMALL_HEAD_BYTES: usize = 8 * 1024;
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a request waits for before it goes on.
 pub struct Waits {
+    has_large_head: bool,
     /// Whether the client is who he says, which takes a while to find out.
     login: Option<Box<Login>>,
     whole_body: bool,
@@ -54,7 +66,9 @@ impl Waits {
         let login = plan.login.take().filter(|login| !logins.knows(login));
         let whole_body = wants_whole(plan, request, exchange);
         let page = exchange.page.is_some();
-        (login.is_some() || whole_body || page).then_some(Self { login, whole_body, page })
+        let has_large_head = exchange.head_bytes > SMALL_HEAD_BYTES;
+        let waits = has_large_head || login.is_some() || whole_body || page;
+        waits.then_some(Self { has_large_head, login, whole_body, page })
     }
 
     /// Waits, and forwards by the table of then.
@@ -81,6 +95,11 @@ impl Waits {
         mut exchange: Box<Exchange>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let worker = exchange.connection.worker.clone();
+        if self.has_large_head
+            && let Err(error) = take_turn(&mut exchange).await
+        {
+            return Err((error, exchange));
+        }
         if let Some(login) = self.login
             && let Some(answer) = check(&worker, login).await
         {
@@ -93,6 +112,20 @@ impl Waits {
         }
         forward(worker.table(), plan, request, exchange).await
     }
+}
+
+/// Waits until there is room for a large head beside those of its connection that are under way.
+async fn take_turn(exchange: &mut Exchange) -> Result<(), Error> {
+    let all = exchange.connection.large_heads.get_or_init(|| Arc::new(Semaphore::new(LARGE_HEADS_KIB_MAX)));
+    let size = u32::try_from(exchange.head_bytes.div_ceil(1024).min(LARGE_HEADS_KIB_MAX)).unwrap_or(u32::MAX);
+    let limit = exchange.time_left().map_or(TURN_TIMEOUT, |left| left.min(TURN_TIMEOUT));
+    let taking = all.clone().acquire_many_owned(size);
+    match tokio::time::timeout(limit, taking).await {
+        Ok(taken) => exchange.turn = taken.ok(),
+        Err(_) if exchange.is_late() => return Err(Error::RequestTimeout),
+        Err(_) => return Err(Error::Overloaded),
+    }
+    Ok(())
 }
 
 /// The answer to somebody who isn't who he says, or can't be looked at now.

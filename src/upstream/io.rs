@@ -30,7 +30,7 @@ pub enum Reads {
 impl Reads {
     pub const fn bytes(self) -> usize {
         match self {
-            Self::Small => 16 * 1024 - 1,
+            Self::Small => 32 * 1024 - 1,
             Self::Medium => 64 * 1024 - 1,
             Self::Large => 256 * 1024,
         }

@@ -8,7 +8,7 @@ mod floods;
 mod mutations;
 mod overload;
 mod processor;
-mod restarts;
+pub mod restarts;
 mod soak;
 
 use std::io::{Read, Write};

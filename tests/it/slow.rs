@@ -3,22 +3,27 @@
 //! are answered, memory stays within a bound for each, and all of them are gone when their time limits have passed. At
 //! full size (`make proof`) there are 4,000, and what honest clients wait is printed beside what they wait without.
 
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use crate::floods::{Way, get, stream};
+use crate::floods::{ENDLESS, Way, get, stream};
 use crate::harness::fair::{self, Rounds};
 use crate::harness::h1::Connection;
-use crate::harness::h2_raw::{DATA, END_HEADERS, HEADERS, INITIAL_WINDOW_SIZE, RawH2, block, frame};
+use crate::harness::h2_raw::{
+    DATA, END_HEADERS, HEADERS, INITIAL_WINDOW_SIZE, RawH2, SETTINGS, WINDOW_UPDATE, block, frame,
+};
 use crate::harness::manifests::app;
 use crate::harness::tls::Client;
+use crate::harness::websocket::{self, WebSocket};
 use crate::harness::*;
 
 /// What one slow connection may take on average, in bytes: most are a socket and little else, but every eighth is a
 /// reader with an answer behind it, and every eighth an HTTP/2 connection with such streams.
-const EACH_MAX: u64 = 128 << 10;
+pub const EACH_MAX: u64 = 128 << 10;
 /// Each in cleartext and over TLS.
 const KINDS: usize = 8;
 
@@ -26,7 +31,7 @@ const KINDS: usize = 8;
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 /// A slow client of one kind.
-struct Slow {
+pub struct Slow {
     kind: usize,
     stream: Box<dyn Write + Send>,
     _raw: Option<RawH2>,
@@ -64,21 +69,21 @@ impl Slow {
     }
 
     /// So many, of all kinds.
-    fn many(count: usize, portunus: &Portunus) -> Vec<Self> {
+    pub fn many(count: usize, portunus: &Portunus) -> Vec<Self> {
         let tls = Client::new();
         (0..count).map(|number| Self::open(number, portunus, &tls)).collect()
     }
 
     /// A byte more, from those that send any.
-    fn drip(&mut self) {
+    pub fn drip(&mut self) {
         if self.kind < 2 || self.kind == 3 {
             let _ = self.stream.write_all(b"x");
         }
     }
 }
 
-struct Server {
-    portunus: Portunus,
+pub struct Server {
+    pub portunus: Portunus,
     _backends: [Backend; 2],
     _folder: Folder,
 }
@@ -91,6 +96,10 @@ fn backend() -> Backend {
                 exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n");
                 let piece = vec![b'x'; 1 << 18];
                 while exchange.write(&piece) {}
+                exchange.close();
+            }
+            "/silent" => {
+                exchange.wire.rest();
                 exchange.close();
             }
             "/early" => {
@@ -107,7 +116,8 @@ fn backend() -> Backend {
     })
 }
 
-fn server(flags: &[&str]) -> Server {
+/// `slow.test` and `attack.test` have the one backend, `honest.test` has the other.
+pub fn server(flags: &[&str]) -> Server {
     let slow = fair::behind_all(backend);
     let honest = Backend::named("honest");
     let folder = Folder::new();
@@ -228,4 +238,90 @@ fn bodies_that_drip_are_ended_by_the_lowest_rate() {
     });
     assert_eq!(good.response().text(), "slow");
     portunus.wait_metric("portunus_requests_total", &["4xx"], |count| count == 2.0);
+}
+
+/// Reads a large answer piece by piece and slowly, until it is over.
+fn sip(mut stream: TcpStream, over: &AtomicBool) {
+    let mut piece = [0; 16 << 10];
+    while !over.load(Ordering::SeqCst) {
+        let _ = stream.read(&mut piece);
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn readers_that_drip_are_ended_by_the_lowest_rate() {
+    // Time without any byte is none that counts here: whoever drips takes some before each end of it.
+    let server = server(&["--response-write-rate-min", "20000000", "--response-write-timeout", "10m"]);
+    let portunus = &server.portunus;
+    let mut plain = h1::connect(portunus.http);
+    plain.write_all(b"GET /large HTTP/1.1\r\nHost: slow.test\r\n\r\n").expect("a request");
+    let mut http2 = h1::connect(portunus.http);
+    let endless = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &ENDLESS.to_be_bytes()].concat();
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &endless)].concat();
+    let window = frame(WINDOW_UPDATE, 0, 0, &(ENDLESS - 65_535).to_be_bytes());
+    http2.write_all(&[begin, window, get(stream(0), "/large", &[])].concat()).expect("a request");
+    let mut good = Connection::open(portunus.http);
+    let over = AtomicBool::new(false);
+    scope(|scope| {
+        let _guard = Over(&over);
+        scope.spawn(|| sip(plain, &over));
+        scope.spawn(|| sip(http2, &over));
+        // Of others, who read what there is, nothing is asked.
+        eventually("an end of both", || {
+            assert_eq!(good.get("honest.test", "/").text(), "honest");
+            (portunus.metric("portunus_connections", &[]) == 1.0).then_some(())
+        });
+    });
+}
+
+#[test]
+fn windows_that_open_byte_by_byte_end_like_those_that_stay_shut() {
+    let server = server(&["--response-write-timeout", "1s"]);
+    let mut client = RawH2::open_with(server.portunus.http, &[(INITIAL_WINDOW_SIZE, 1)]);
+    let watch = client.watch();
+    client.send(&get(stream(0), "/large", &[]));
+    eventually("the end of the connection", || {
+        client.send(&frame(WINDOW_UPDATE, 0, stream(0), &1u32.to_be_bytes()));
+        watch.seen().closed.then_some(())
+    });
+    assert!(watch.seen().data > 10, "{:?}", watch.seen());
+}
+
+/// The timer of a socket that is open, as `/proc/net/tcp` has it: its kind, and what is left in hundredths of a second.
+fn timer(local: Option<SocketAddr>, remote: SocketAddr) -> Option<(u8, u64)> {
+    let text = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("the sockets");
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, from, to, "01", _, timer, ..] = fields[..] else { return None };
+        let same = to == text(remote) && local.is_none_or(|local| from == text(local));
+        let (kind, left) = timer.split_once(':').filter(|_| same)?;
+        Some((u8::from_str_radix(kind, 16).ok()?, u64::from_str_radix(left, 16).ok()?))
+    })
+}
+
+/// The kernel looks whether a silent peer is still there, within a minute.
+#[track_caller]
+fn assert_kept_alive(local: Option<SocketAddr>, remote: SocketAddr) {
+    eventually("a timer that keeps the connection alive", || {
+        timer(local, remote).filter(|(kind, left)| *kind == 2 && (1..=6000).contains(left))
+    });
+}
+
+#[test]
+fn clients_and_tunnels_that_vanish_are_noticed() {
+    let backend = Backend::new(|exchange| {
+        websocket::echo(exchange);
+    });
+    let folder = Folder::to(&backend);
+    let portunus = Portunus::serve(&folder);
+    for address in [portunus.http, portunus.https, portunus.admin] {
+        let silent = h1::connect(address);
+        assert_kept_alive(Some(address), silent.local_addr().expect("an address"));
+    }
+    let mut socket = WebSocket::open(portunus.http, "a.test", "/");
+    socket.echo("hello");
+    assert_kept_alive(Some(portunus.http), socket.connection.wire.stream.local_addr().expect("an address"));
+    assert_kept_alive(None, backend.address());
 }

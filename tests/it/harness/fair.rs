@@ -5,6 +5,7 @@
 //! does meets both. At small size nothing is measured, and everybody runs where the kernel wants.
 
 use std::fs::read_dir;
+use std::net::TcpStream;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::thread::{scope, sleep};
@@ -79,7 +80,11 @@ fn pin(thread: Pid, core: usize) {
 
 /// What an honest client waits for each answer, in milliseconds, asking for so long.
 pub fn ask(portunus: &Portunus, time: Duration) -> Vec<f64> {
-    let mut client = Connection::open(portunus.http);
+    ask_on(&mut Connection::open(portunus.http), time)
+}
+
+/// The same on a connection that is open.
+pub fn ask_on(client: &mut Connection<TcpStream>, time: Duration) -> Vec<f64> {
     let begin = Instant::now();
     let mut times = Vec::new();
     while begin.elapsed() < time {

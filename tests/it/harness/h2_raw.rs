@@ -59,14 +59,18 @@ impl RawH2 {
     /// Over TLS, by ALPN.
     #[track_caller]
     pub fn open_tls(address: SocketAddr, name: &str, settings: &[(u16, u32)]) -> Self {
-        let (connection, handshake) = Client::new().alpn(&["h2"]).connect(address, name);
+        Self::try_open_tls(address, name, settings).unwrap_or_else(|e| panic!("TLS with {name}: {e}"))
+    }
+
+    pub fn try_open_tls(address: SocketAddr, name: &str, settings: &[(u16, u32)]) -> std::io::Result<Self> {
+        let (connection, handshake) = Client::new().alpn(&["h2"]).try_connect(address, name)?;
         assert_eq!(handshake.alpn.as_deref(), Some("h2"));
-        Self::begin(Socket::secure(connection.wire.stream), settings)
+        Ok(Self::begin(Socket::secure(connection.wire.stream), settings))
     }
 
     fn begin(socket: Socket, settings: &[(u16, u32)]) -> Self {
         let mut this = Self { wire: Wire::new(socket) };
-        this.wire.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the preface");
+        this.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let payload = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
         this.frame(SETTINGS, 0, 0, &payload.collect::<Vec<u8>>());
         this

@@ -1,15 +1,19 @@
 //! Attacks at size: several attackers that come back as soon as they are cut off, in cleartext and over TLS, beside an
-//! honest client; and slow clients by the thousand. What the honest wait is printed beside its goal (see
-//! `harness::fair`), never asserted; that they are served is.
+//! honest client; slow clients by the thousand; and all of it at once. What the honest wait is printed beside its goal
+//! (see `harness::fair`), never asserted; that they are served is.
 
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::scope;
+use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use crate::floods::{Target, WAYS, Way, attacked, get, stream};
+use crate::floods::{PINNED_MAX, Target, WAYS, Way, attacked, get, stream};
 use crate::harness::fair::{self, Rounds};
+use crate::harness::h1::Connection;
 use crate::harness::h2_raw::{CONTINUATION, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame};
+use crate::harness::tls::Client;
 use crate::harness::*;
+use crate::slow::{self, Slow};
 
 type Round = fn(usize) -> Vec<u8>;
 
@@ -50,17 +54,7 @@ fn served_beside(name: &str, way: Way, round: Round) {
         let times = scope(|scope| {
             let _over = Over(&over);
             for _ in 0..attackers {
-                scope.spawn(|| {
-                    fair::stand_behind_all();
-                    while !over.load(Ordering::SeqCst) {
-                        let mut client = way.open(portunus, &[]);
-                        let watch = client.watch();
-                        connections.fetch_add(1, Ordering::SeqCst);
-                        let on = |number: &usize| client.send(&round(*number)) && !watch.seen().closed;
-                        let _ = (0..1_000_000).take_while(on).find(|_| over.load(Ordering::SeqCst));
-                        client.close();
-                    }
-                });
+                scope.spawn(|| come_back(portunus, way, round, &over, &connections));
             }
             eventually("the attackers", || (connections.load(Ordering::SeqCst) >= begun + attackers).then_some(()));
             fair::ask(portunus, time)
@@ -77,8 +71,135 @@ fn served_beside(name: &str, way: Way, round: Round) {
     );
 }
 
+/// Attacks until it is over, on a new connection whenever one ends.
+fn come_back(portunus: &Portunus, way: Way, round: Round, over: &AtomicBool, connections: &AtomicUsize) {
+    fair::stand_behind_all();
+    while !over.load(Ordering::SeqCst) {
+        let Some(mut client) = way.try_open(portunus) else { continue };
+        let watch = client.watch();
+        connections.fetch_add(1, Ordering::SeqCst);
+        let on = |number: &usize| client.send(&round(*number)) && !watch.seen().closed;
+        let _ = (0..1_000_000).take_while(on).find(|_| over.load(Ordering::SeqCst));
+        client.close();
+    }
+}
+
 #[test]
 fn slow_connections_by_the_thousand() {
     let (count, rounds, seconds) = (scale(200, 4000), scale(1, 3), scale(1, 5));
-    fair::apart(|| crate::slow::honest_clients_are_served_beside(count, rounds, Duration::from_secs(seconds)));
+    fair::apart(|| slow::honest_clients_are_served_beside(count, rounds, Duration::from_secs(seconds)));
+}
+
+/// What an idle connection may take, in bytes, also before it has given its buffers back.
+const IDLE_MAX: u64 = 64 << 10;
+
+/// Connections that were answered and then say nothing, every other over TLS.
+struct Idle(Vec<Connection<TcpStream>>, Vec<Connection<tls::Stream>>);
+
+impl Idle {
+    fn many(count: usize, portunus: &Portunus) -> Self {
+        let client = Client::new();
+        let open = |_| (Connection::open(portunus.http), client.connect(portunus.https, "honest.test").0);
+        let (plain, secure) = (0..count / 2).map(open).unzip();
+        let mut this = Self(plain, secure);
+        this.ask(1);
+        this
+    }
+
+    /// Every so manieth is answered.
+    fn ask(&mut self, step: usize) {
+        for (plain, secure) in self.0.iter_mut().zip(&mut self.1).step_by(step) {
+            assert_eq!((plain.get("honest.test", "/").status, secure.get("honest.test", "/").status), (200, 200));
+        }
+    }
+}
+
+/// Comes again and again where there are as many connections as there may be. Says whether one was turned away; while
+/// an attacker is away there may be a place.
+fn comes_beyond(portunus: &Portunus) -> bool {
+    let mut client = Connection::open(portunus.http);
+    let sent = client.wire.write(b"GET / HTTP/1.1\r\nHost: honest.test\r\n\r\n");
+    let answer = sent.and_then(|()| client.try_response(false));
+    !answer.is_ok_and(|answer| answer.status == 200)
+}
+
+#[test]
+fn all_of_it_at_once() {
+    fair::apart(|| {
+        let (slow, idle, rounds, seconds) = (scale(80, 800), scale(100, 10_000), scale(1, 3), scale(1, 5));
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        // Those, two attackers, who is honest, and nobody else.
+        let max = (slow + idle + 3).to_string();
+        let long = ["--request-head-timeout", "10m", "--response-write-timeout", "10m", "--idle-timeout", "10m"];
+        let flags = [&long[..], &["--tls-handshake-timeout", "10m", "--max-connections", &max]].concat();
+        let server = slow::server(&flags);
+        let portunus = &server.portunus;
+        fair::gets_a_core(portunus);
+        let mut client = Connection::open(portunus.http);
+        let mut waits = Rounds::default();
+        for _ in 0..rounds {
+            let calm = fair::ask_on(&mut client, Duration::from_secs(seconds));
+            let before = portunus.memory("RssAnon:");
+            let mut idle = Idle::many(idle, portunus);
+            let mut slow = Slow::many(slow, portunus);
+            let (times, peak) = beside_all(portunus, &mut client, &mut slow, Duration::from_secs(seconds));
+            waits.add(calm, times);
+            let pinned = peak.saturating_sub(before);
+            let allowed = slow.len() as u64 * slow::EACH_MAX + 2 * idle.0.len() as u64 * IDLE_MAX + 2 * PINNED_MAX;
+            println!("all of it at once: {:.1} MiB more than before", super::mebibytes(pinned));
+            assert!(pinned < allowed, "{pinned} bytes, and {allowed} are allowed");
+            idle.ask(20);
+            drop((slow, idle));
+            portunus.wait_metric("portunus_connections", &[], |open| open == 1.0);
+        }
+        waits.report("all of it at once");
+    });
+}
+
+/// What an honest client waits beside slow ones, attackers, and those for whom there is no place; and the most that
+/// Portunus has in memory meanwhile.
+fn beside_all(
+    portunus: &Portunus,
+    client: &mut Connection<TcpStream>,
+    slow: &mut [Slow],
+    time: Duration,
+) -> (Vec<f64>, u64) {
+    let (over, attacks, beyond) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let floods = portunus.metric("portunus_http2_floods_total", &[]);
+    let result = scope(|scope| {
+        let guard = Over(&over);
+        for (way, (_, round)) in WAYS.into_iter().zip([ATTACKS[0], ATTACKS[2]]) {
+            let (over, attacks) = (&over, &attacks);
+            scope.spawn(move || come_back(portunus, way, round, over, attacks));
+        }
+        scope.spawn(|| {
+            fair::stand_behind_all();
+            while !over.load(Ordering::SeqCst) {
+                beyond.fetch_add(usize::from(comes_beyond(portunus)), Ordering::SeqCst);
+            }
+        });
+        let peak = scope.spawn(|| {
+            fair::stand_behind_all();
+            let mut peak = 0;
+            while !over.load(Ordering::SeqCst) {
+                slow.iter_mut().for_each(Slow::drip);
+                peak = portunus.memory("RssAnon:").max(peak);
+                sleep(Duration::from_millis(50));
+            }
+            peak
+        });
+        eventually("two attackers, and somebody beyond them", || {
+            (attacks.load(Ordering::SeqCst) >= 2 && beyond.load(Ordering::SeqCst) > 0).then_some(())
+        });
+        let times = fair::ask_on(client, time);
+        drop(guard);
+        (times, peak.join().expect("the slow ones"))
+    });
+    println!(
+        "all of it at once: {} connections of attackers, {} of them told to be calm, {} of others turned away",
+        attacks.into_inner(),
+        portunus.metric("portunus_http2_floods_total", &[]) - floods,
+        beyond.into_inner()
+    );
+    result
 }

@@ -11,7 +11,7 @@ fn says_close(response: &h1::Response) -> bool {
 }
 
 /// One after the other on connections that are kept for as long as they may be, until it is over.
-fn ask_kept(address: std::net::SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+pub fn ask_kept(address: std::net::SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     while !over.load(Ordering::SeqCst) {
         let mut client = Connection::open(address);
         loop {
@@ -26,7 +26,7 @@ fn ask_kept(address: std::net::SocketAddr, over: &AtomicBool, asked: &AtomicUsiz
 }
 
 /// A connection for each.
-fn ask_anew(address: std::net::SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
+pub fn ask_anew(address: std::net::SocketAddr, over: &AtomicBool, asked: &AtomicUsize) {
     while !over.load(Ordering::SeqCst) {
         let response = Connection::open(address).get("a.test", "/");
         assert_eq!((response.status, response.text().as_str()), (200, "done"));
