@@ -325,11 +325,12 @@ fn refuse(error: Error, wants_body: bool, mut exchange: Box<Exchange>) -> Respon
     exchange.status = error.status().as_u16();
     exchange.reason.get_or_insert(error.reason());
     let connection = &exchange.connection;
-    match error {
-        Error::RequestTimeout => connection.worker.cells.request_timeouts.add(1),
+    if error == Error::RequestTimeout {
+        connection.worker.cells.request_timeouts.add(1);
+    }
+    if error == Error::Shed {
         // Others may be behind a trusted peer's connection.
-        Error::Shed => connection.shed.set(connection.activity.may_wait() && !connection.peer.trusted),
-        _ => {}
+        connection.shed.set(connection.activity.may_wait() && !connection.peer.trusted);
     }
     let challenge = exchange.page.as_mut().and_then(|page| page.challenge.take());
     let mut response = own(error.status(), error.message(), wants_body, exchange);

@@ -13,6 +13,24 @@ const SHED: &str = "portunus_requests_shed_total";
 /// A memory limit that the process is beyond from the start. Each worker finds out for itself, at its next tick.
 const LITTLE: [&str; 4] = ["--memory-limit", "1000000", "--workers", "1"];
 
+/// A backend of two hosts, of which requests to `b.test` are of high priority.
+fn with_something_important() -> (Backend, Folder) {
+    let backend = Backend::named("a");
+    let folder = Folder::to(&backend);
+    let important = ingress("important").annotation("portunus.dev/priority", "high");
+    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
+    (backend, folder)
+}
+
+/// The same, where memory has only room for what is important, and Portunus knows it.
+fn short_of_memory(flags: &[&str]) -> (Backend, Folder, Portunus) {
+    let (backend, folder) = with_something_important();
+    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"], flags].concat();
+    let portunus = Portunus::serve_with(&folder, &flags);
+    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    (backend, folder, portunus)
+}
+
 #[test]
 fn out_of_memory_nothing_new_is_taken_and_what_runs_is_finished() {
     let backend = Backend::named("a");
@@ -34,13 +52,7 @@ fn out_of_memory_nothing_new_is_taken_and_what_runs_is_finished() {
 
 #[test]
 fn short_of_memory_only_what_is_important_is_taken() {
-    let backend = Backend::named("a");
-    let folder = Folder::to(&backend);
-    let important = ingress("important").annotation("portunus.dev/priority", "high");
-    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
-    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"]].concat();
-    let portunus = Portunus::serve_with(&folder, &flags);
-    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    let (_backend, _folder, portunus) = short_of_memory(&[]);
     for _ in 0..20 {
         assert_eq!((portunus.get("a.test", "/").status, portunus.get("b.test", "/").status), (503, 200));
     }
@@ -49,11 +61,7 @@ fn short_of_memory_only_what_is_important_is_taken() {
 
 #[test]
 fn who_was_turned_away_is_heard_again_after_the_second_that_he_was_told_to_wait() {
-    let backend = Backend::named("a");
-    let folder = Folder::to(&backend);
-    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000"]].concat();
-    let portunus = Portunus::serve_with(&folder, &flags);
-    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    let (_backend, _folder, portunus) = short_of_memory(&[]);
     let mut client = Connection::open(portunus.http);
     assert_eq!(client.get("a.test", "/").status, 503);
     let told = Instant::now();
@@ -63,13 +71,7 @@ fn who_was_turned_away_is_heard_again_after_the_second_that_he_was_told_to_wait(
 
 #[test]
 fn who_asks_through_a_trusted_proxy_does_not_wait_for_what_another_was_told() {
-    let backend = Backend::named("a");
-    let folder = Folder::to(&backend);
-    let important = ingress("important").annotation("portunus.dev/priority", "high");
-    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
-    let flags = [&LITTLE[..], &["--overload-memory-close-percent", "1000000", "--trusted-proxies", "127.0.0.0/8"]];
-    let portunus = Portunus::serve_with(&folder, &flags.concat());
-    eventually("a refusal", || (portunus.get("a.test", "/").status == 503).then_some(()));
+    let (_backend, _folder, portunus) = short_of_memory(&["--trusted-proxies", "127.0.0.0/8"]);
     let mut client = Connection::open(portunus.http);
     let begun = Instant::now();
     let statuses: Vec<_> =
@@ -81,10 +83,7 @@ fn who_asks_through_a_trusted_proxy_does_not_wait_for_what_another_was_told() {
 
 #[test]
 fn when_a_worker_is_behind_a_part_of_what_comes_is_turned_away_and_then_all_is_taken_again() {
-    let backend = Backend::named("a");
-    let folder = Folder::to(&backend);
-    let important = ingress("important").annotation("portunus.dev/priority", "high");
-    folder.write("important.yaml", important.host("b.test").prefix("/", "app", 80));
+    let (_backend, folder) = with_something_important();
     let unimportant = ingress("unimportant").annotation("portunus.dev/priority", "low");
     folder.write("unimportant.yaml", unimportant.host("c.test").prefix("/", "app", 80));
     let flags = ["--workers", "1", "--overload-lag", "10ms", "--stall-at", "/slow"];

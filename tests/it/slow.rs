@@ -131,6 +131,18 @@ pub fn server(flags: &[&str]) -> Server {
     Server { portunus, _backends: [slow, honest], _folder: folder }
 }
 
+/// Has them send a little now and then until it is over; the most memory that Portunus had meanwhile.
+pub fn drip(slow: &mut [Slow], portunus: &Portunus, over: &AtomicBool) -> u64 {
+    fair::stand_behind_all();
+    let mut peak = 0;
+    while !over.load(Ordering::SeqCst) {
+        slow.iter_mut().for_each(Slow::drip);
+        peak = portunus.memory("RssAnon:").max(peak);
+        sleep(Duration::from_millis(50));
+    }
+    peak
+}
+
 pub fn honest_clients_are_served_beside(count: usize, rounds: usize, time: Duration) {
     let server = server(&["--response-write-timeout", "10m", "--request-head-timeout", "10m"]);
     let portunus = &server.portunus;
@@ -144,16 +156,7 @@ pub fn honest_clients_are_served_beside(count: usize, rounds: usize, time: Durat
         let (times, peak) = scope(|scope| {
             let guard = Over(&over);
             let (slow, over) = (&mut slow, &over);
-            let peak = scope.spawn(move || {
-                fair::stand_behind_all();
-                let mut peak = 0;
-                while !over.load(Ordering::SeqCst) {
-                    slow.iter_mut().for_each(Slow::drip);
-                    peak = portunus.memory("RssAnon:").max(peak);
-                    sleep(Duration::from_millis(50));
-                }
-                peak
-            });
+            let peak = scope.spawn(move || drip(slow, portunus, over));
             let times = fair::ask(portunus, time);
             drop(guard);
             (times, peak.join().expect("the slow ones"))

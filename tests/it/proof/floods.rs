@@ -4,7 +4,7 @@
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{scope, sleep};
+use std::thread::scope;
 use std::time::Duration;
 
 use crate::floods::{PINNED_MAX, Target, WAYS, Way, attacked, get, stream};
@@ -178,16 +178,7 @@ fn beside_all(
                 beyond.fetch_add(usize::from(comes_beyond(portunus)), Ordering::SeqCst);
             }
         });
-        let peak = scope.spawn(|| {
-            fair::stand_behind_all();
-            let mut peak = 0;
-            while !over.load(Ordering::SeqCst) {
-                slow.iter_mut().for_each(Slow::drip);
-                peak = portunus.memory("RssAnon:").max(peak);
-                sleep(Duration::from_millis(50));
-            }
-            peak
-        });
+        let peak = scope.spawn(|| slow::drip(slow, portunus, &over));
         eventually("two attackers, and somebody beyond them", || {
             (attacks.load(Ordering::SeqCst) >= 2 && beyond.load(Ordering::SeqCst) > 0).then_some(())
         });
