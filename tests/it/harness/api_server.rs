@@ -25,6 +25,7 @@ struct Objects {
 
 /// Listens until the test process ends.
 pub struct ApiServer {
+    address: SocketAddr,
     objects: Arc<Mutex<Objects>>,
     folder: tempfile::TempDir,
 }
@@ -35,7 +36,7 @@ impl ApiServer {
         let address = listener.local_addr().expect("address");
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig(address)).expect("a kubeconfig");
-        let this = Self { objects: Arc::default(), folder };
+        let this = Self { address, objects: Arc::default(), folder };
         let objects = this.objects.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -48,6 +49,13 @@ impl ApiServer {
 
     pub fn kubeconfig(&self) -> String {
         self.folder.path().join("kubeconfig").to_str().expect("a path").to_owned()
+    }
+
+    /// Watches a kind as a client does that makes nothing of what it reads.
+    pub fn watch(&self, kind: &str) {
+        let mut stream = TcpStream::connect(self.address).expect("connect");
+        stream.write_all(format!("GET {}?watch=true HTTP/1.1\r\n\r\n", collection(kind)).as_bytes()).expect("a request");
+        std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
     }
 
     /// Makes or changes an object.
