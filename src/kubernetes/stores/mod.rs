@@ -23,6 +23,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::named::{Follows, Named};
 pub use self::statuses::Statuses;
@@ -38,6 +39,9 @@ const PAGE: u32 = 500;
 const QUIET: Duration = Duration::from_millis(2);
 /// … but no later than this.
 const QUIET_MAX: Duration = Duration::from_millis(20);
+/// Least time from one to the next, so that many changes that follow each other are taken up together: each table costs
+/// something of its own, and so do the workers' caches. Longer, and what is done at once is what requests wait for.
+const PACE: Duration = Duration::from_millis(20);
 /// Pause after a watch has failed: twice as long each time, within these, and half of it by chance.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -69,6 +73,8 @@ pub struct Stores {
     pub statuses: Rc<RefCell<Statuses>>,
     /// Something has been applied that [`Stores::changed`] has not told of yet.
     pending: bool,
+    /// When it told of something last.
+    taken: Option<Instant>,
     /// Watches that failed, since the process began.
     pub failures: u64,
 }
@@ -136,6 +142,7 @@ impl Stores {
             named: Named::default(),
             statuses: Rc::default(),
             pending: false,
+            taken: None,
             failures: 0,
         };
         stores.watch_all::<IngressClass>(client, Kind::IngressClass, config(), Object::from);
@@ -167,9 +174,14 @@ impl Stores {
         if !self.pending {
             self.next(resources).await;
         }
-        let more = async { while tokio::time::timeout(QUIET, self.next(resources)).await.is_ok() {} };
-        let _ = tokio::time::timeout(QUIET_MAX, more).await;
+        if let Some(taken) = self.taken {
+            let all = async { loop { self.next(resources).await } };
+            let _: Result<(), _> = timeout_at(taken + PACE, all).await;
+        }
+        let more = async { while timeout(QUIET, self.next(resources)).await.is_ok() {} };
+        let _ = timeout(QUIET_MAX, more).await;
         self.pending = false;
+        self.taken = Some(Instant::now());
     }
 
     /// Removes what no watch is about, as a snapshot file of other settings may have it.
