@@ -236,6 +236,11 @@ impl Activity {
         !self.is_http2() && self.rest_timeout > 0
     }
 
+    /// Idle as before, with its buffers for once more the same time.
+    pub fn keep_buffers(&self) {
+        self.wait(Waits::Idle, self.buffers_timeout);
+    }
+
     /// Idle as before, for the rest of the time.
     pub fn rest_on(&self) {
         self.wait(Waits::Resting, self.rest_timeout);

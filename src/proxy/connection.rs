@@ -304,6 +304,10 @@ async fn converse(connection: &Rc<Connection>, io: ClientIo) -> (ClientIo, Left)
         match Pin::new(&mut http).poll(context) {
             Poll::Ready(Ok(())) if connection.tunnel.borrow().is_some() => Poll::Ready(Left::Upgraded),
             Poll::Ready(Ok(()) | Err(_)) => Poll::Ready(Left::Over),
+            Poll::Pending if activity.may_rest() && worker.keeps_spare.get() => {
+                activity.keep_buffers();
+                Poll::Pending
+            }
             // Asked only now: hyper has read all there is, and lets go of a body that nobody wants.
             Poll::Pending if activity.may_rest() => leave(activity, || {
                 Pin::new(&mut http).graceful_shutdown();

@@ -8,6 +8,8 @@ use crate::model::Priority;
 
 /// Ticks whose least lateness counts: a burst that is worked off meanwhile is no overload.
 const WINDOW: usize = 5;
+/// What a task waits for its turn in a worker that is behind: what seems to be idle there may wait to be read.
+const BEHIND: Duration = Duration::from_millis(25);
 /// Shedding grows by this for each time that the lateness is the allowed one, as far as [`GROWTH_MAX`], and goes
 /// back slowly, so that what was turned away doesn't come back all at once.
 const GROWTH: u16 = 20;
@@ -81,6 +83,9 @@ pub struct Verdict {
     pub pressure: Pressure,
     /// Idle connections give their memory back.
     pub closes_idle: bool,
+    /// Buffers and connections that nobody has used for a moment are kept: there is memory, and to make them anew is
+    /// more work where there is too much.
+    pub keeps_spare: bool,
 }
 
 impl Load {
@@ -96,7 +101,11 @@ impl Load {
             Memory::Short => Pressure::ALL_BUT_HIGH,
             Memory::Out => Pressure::ALL,
         };
-        Verdict { pressure: self.by_lag.max(by_memory), closes_idle: self.memory == Memory::Out }
+        Verdict {
+            pressure: self.by_lag.max(by_memory),
+            closes_idle: self.memory == Memory::Out,
+            keeps_spare: standing >= BEHIND && self.memory == Memory::Fine,
+        }
     }
 }
 
@@ -186,6 +195,16 @@ mod tests {
         assert_eq!([94, 95, 97].map(&mut at), [(0, false), (2000, false), (2000, false)]);
         assert_eq!([98, 96, 95].map(&mut at), [(3000, true), (3000, true), (3000, true)]);
         assert_eq!([94, 92, 91, 94].map(&mut at), [(2000, false), (2000, false), (0, false), (0, false)]);
+    }
+
+    #[test]
+    fn who_is_behind_keeps_what_is_spare_if_there_is_memory() {
+        let mut load = Load::default();
+        let mut keeps =
+            |late, percent| load.observe(&THRESHOLDS, Duration::from_millis(late), Some(percent)).keeps_spare;
+        assert_eq!([30; 6].map(|late| keeps(late, 50)), [false, false, false, false, true, true]);
+        assert!(!keeps(30, 95));
+        assert!(keeps(30, 50) && !keeps(24, 50));
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Worker {
     pub large_bodies: Cell<u32>,
     /// How much of what comes is turned away.
     pub pressure: Cell<Pressure>,
+    /// What nobody uses is kept for a while longer.
+    pub keeps_spare: Cell<bool>,
     /// Connections without a request end now.
     pub closes_idle: Cell<bool>,
     pub seats: Option<Arc<Seats>>,
@@ -163,9 +165,11 @@ async fn tick(worker: &Rc<Worker>, memory: &Memory) {
         }
         drop(table);
         if worker.clock.now().is_multiple_of(SWEEP_TICKS) {
-            worker.pools.sweep();
+            worker.pools.sweep(worker.keeps_spare.get());
             sweep_searchers();
-            give_memory_back();
+            if !worker.keeps_spare.get() {
+                give_memory_back();
+            }
         }
         if worker.drain.phase() == Phase::Stopping {
             return;
@@ -226,6 +230,7 @@ impl Worker {
             in_flight: Cell::new(0),
             large_bodies: Cell::new(0),
             pressure: Cell::default(),
+            keeps_spare: Cell::new(false),
             closes_idle: Cell::new(false),
             seats: start.seats.clone(),
             told: Cell::new(0),
@@ -258,6 +263,7 @@ impl Worker {
             (false, true) => tracing::info!("no longer overloaded"),
             (true, true) | (false, false) => {}
         }
+        self.keeps_spare.set(verdict.keeps_spare);
         self.cells.weighed(lag, verdict.pressure.thousandths());
         let at_end = self.drain.phase() >= Phase::Closing;
         let sweeps = verdict.closes_idle && self.clock.now().is_multiple_of(SWEEP_TICKS);

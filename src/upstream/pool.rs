@@ -243,11 +243,11 @@ impl Pools {
         });
     }
 
-    /// Closes connections that were idle too long, are too many, or that the endpoint has closed.
-    pub fn sweep(&self) {
+    /// Closes connections that were idle too long, are too many unless such are kept, or that the endpoint has closed.
+    pub fn sweep(&self, keeps_spare: bool) {
         let now = self.clock.now();
         for pool in self.endpoints.borrow_mut().iter_mut() {
-            let spare = pool.idle.len().saturating_sub(self.settings.idle_max);
+            let spare = if keeps_spare { 0 } else { pool.idle.len().saturating_sub(self.settings.idle_max) };
             let mut nth = 0;
             pool.idle.retain_mut(|idle| {
                 nth += 1;

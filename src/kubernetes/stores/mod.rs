@@ -175,7 +175,11 @@ impl Stores {
             self.next(resources).await;
         }
         if let Some(taken) = self.taken {
-            let all = async { loop { self.next(resources).await } };
+            let all = async {
+                loop {
+                    self.next(resources).await
+                }
+            };
             let _: Result<(), _> = timeout_at(taken + PACE, all).await;
         }
         let more = async { while timeout(QUIET, self.next(resources)).await.is_ok() {} };

@@ -54,7 +54,9 @@ impl ApiServer {
     /// Watches a kind as a client does that makes nothing of what it reads.
     pub fn watch(&self, kind: &str) {
         let mut stream = TcpStream::connect(self.address).expect("connect");
-        stream.write_all(format!("GET {}?watch=true HTTP/1.1\r\n\r\n", collection(kind)).as_bytes()).expect("a request");
+        stream
+            .write_all(format!("GET {}?watch=true HTTP/1.1\r\n\r\n", collection(kind)).as_bytes())
+            .expect("a request");
         std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
     }
 

@@ -99,7 +99,11 @@ impl World {
     /// The next change where Portunus doesn't see it.
     fn change_elsewhere(&self, number: usize) {
         let index = number * 7919 % self.all.len();
-        self.elsewhere.put(if number.is_multiple_of(2) { slice(&app(index), &self.backends[0]) } else { ingress(index, "third") });
+        self.elsewhere.put(if number.is_multiple_of(2) {
+            slice(&app(index), &self.backends[0])
+        } else {
+            ingress(index, "third")
+        });
     }
 
     /// Endpoints that move and Ingresses that name another Service, in turn, all over the cluster.
