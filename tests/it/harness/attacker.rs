@@ -24,8 +24,8 @@ use super::fair;
 use super::h2_raw::{PREFACE, SETTINGS, frame};
 use super::tls::Client;
 
-/// What is written, or read, by one system call: ten microseconds or so of the kernel's.
-const PIECE_BYTES: usize = 16 << 10;
+/// What is written, or read, by one system call at the most: ten microseconds or so of the kernel's.
+pub const PIECE_BYTES: usize = 16 << 10;
 /// What a connection sends at the most: several times as much as any of them is cut off after.
 const SCRIPT_BYTES: usize = 1 << 20;
 
@@ -33,6 +33,8 @@ pub struct Attacker {
     address: SocketAddr,
     tls: Option<TlsConnector>,
     script: Vec<u8>,
+    /// What it writes at once.
+    piece_bytes: usize,
 }
 
 impl Attacker {
@@ -43,7 +45,7 @@ impl Attacker {
         while script.len() < SCRIPT_BYTES {
             script.extend(rounds.next().expect("no end"));
         }
-        Self { address, tls: None, script }
+        Self { address, tls: None, script, piece_bytes: PIECE_BYTES }
     }
 
     /// Likewise, with a whole handshake for each connection.
@@ -51,6 +53,11 @@ impl Attacker {
         let mut client = Client::new().alpn(&["h2"]);
         Arc::make_mut(&mut client.config).resumption = Resumption::disabled();
         Self { tls: Some(client.config.into()), ..Self::in_cleartext(address, round) }
+    }
+
+    /// Writes no more than this at once.
+    pub fn by_pieces(self, piece_bytes: usize) -> Self {
+        Self { piece_bytes: piece_bytes.min(PIECE_BYTES), ..self }
     }
 
     /// Attacks until it is over, on a new connection whenever one ends, and counts those that were cut off.
@@ -96,13 +103,13 @@ impl Attacker {
     async fn flood(&self, stream: impl AsyncRead + AsyncWrite) {
         let (mut reader, mut writer) = split(stream);
         let send = async {
-            for piece in self.script.chunks(PIECE_BYTES) {
+            for piece in self.script.chunks(self.piece_bytes) {
                 if writer.write_all(piece).await.is_err() {
                     return;
                 }
             }
             let _ = writer.flush().await;
-            pending().await
+            pending::<()>().await;
         };
         tokio::select! {
             () = send => {}
@@ -113,7 +120,7 @@ impl Attacker {
 
 /// Reads to the end of the connection, be it a good one or not.
 async fn discard(stream: &mut (impl AsyncRead + Unpin)) {
-    let mut piece = [0; PIECE_BYTES];
+    let mut piece = vec![0; PIECE_BYTES];
     while matches!(stream.read(&mut piece).await, Ok(1..)) {}
 }
 
