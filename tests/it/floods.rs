@@ -6,6 +6,7 @@
 
 mod together;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
@@ -78,14 +79,6 @@ pub enum Way {
 pub const WAYS: [Way; 2] = [Way::Cleartext, Way::Tls];
 
 impl Way {
-    /// `None`: it isn't let in.
-    pub fn try_open(self, portunus: &Portunus) -> Option<RawH2> {
-        match self {
-            Self::Cleartext => Some(RawH2::open(portunus.http)),
-            Self::Tls => RawH2::try_open_tls(portunus.https, "attack.test", &[]).ok(),
-        }
-    }
-
     pub fn open(self, portunus: &Portunus, settings: &[(u16, u32)]) -> RawH2 {
         match self {
             Self::Cleartext => RawH2::open_with(portunus.http, settings),
@@ -103,7 +96,7 @@ pub struct Target {
 }
 
 /// `/silent` is read and never answered, `/large` has no end, everything else is small.
-pub fn attacked() -> Backend {
+fn attacked() -> Backend {
     Backend::new(|exchange| {
         exchange.stop_recording();
         let path = exchange.head.word(1).split('?').next();
@@ -125,19 +118,22 @@ pub fn attacked() -> Backend {
 
 impl Target {
     pub fn new() -> Self {
-        Self::with(attacked())
-    }
-
-    pub fn with(attacked: Backend) -> Self {
-        let honest = Backend::named("honest");
-        let folder = Folder::new();
-        folder.write("attacked.yaml", app("default", "attacked", &[attacked.address()]));
-        folder.write("honest.yaml", app("default", "honest", &[honest.address()]));
-        folder.write("a.yaml", Ingress::new("default", "a").host("attack.test").prefix("/", "attacked", 80));
-        folder.write("h.yaml", Ingress::new("default", "h").host("honest.test").prefix("/", "honest", 80));
-        let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+        let attacked = attacked();
+        let (folder, honest, portunus) = beside(&app("default", "attacked", &[attacked.address()]));
         Self { portunus, attacked, _honest: honest, _folder: folder }
     }
+}
+
+/// What `attack.test` is served by, and an honest backend, behind one worker.
+pub fn beside(attacked: &str) -> (Folder, Backend, Portunus) {
+    let honest = Backend::named("honest");
+    let folder = Folder::new();
+    folder.write("attacked.yaml", attacked);
+    folder.write("honest.yaml", app("default", "honest", &[honest.address()]));
+    folder.write("a.yaml", Ingress::new("default", "a").host("attack.test").prefix("/", "attacked", 80));
+    folder.write("h.yaml", Ingress::new("default", "h").host("honest.test").prefix("/", "honest", 80));
+    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    (folder, honest, portunus)
 }
 
 /// Runs an attack beside an honest client and a look at memory, and says what it cost.
@@ -452,13 +448,7 @@ fn answers_that_nobody_reads() {
 #[test]
 fn uploads_that_no_endpoint_takes() {
     let deaf = Deaf::new();
-    let honest = Backend::named("honest");
-    let folder = Folder::new();
-    folder.write("attacked.yaml", app("default", "attacked", &[deaf.address()]));
-    folder.write("honest.yaml", app("default", "honest", &[honest.address()]));
-    folder.write("a.yaml", Ingress::new("default", "a").host("attack.test").prefix("/", "attacked", 80));
-    folder.write("h.yaml", Ingress::new("default", "h").host("honest.test").prefix("/", "honest", 80));
-    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
+    let (_folder, _honest, portunus) = beside(&app("default", "attacked", &[deaf.address()]));
     let sent = Arc::new(AtomicUsize::new(0));
     under(&portunus, "100 uploads that the endpoint does not take", || {
         run(async {
@@ -489,16 +479,9 @@ fn uploads_that_no_endpoint_takes() {
     assert!(sent > STREAMS as usize * 65_536, "{sent} bytes were sent");
 }
 
-/// An endpoint that speaks HTTP/2 in cleartext under `attack.test`, and an honest one.
-fn beside(attacked: std::net::SocketAddr) -> (Folder, Backend, Portunus) {
-    let honest = Backend::named("honest");
-    let folder = Folder::new();
-    folder.write("attacked.yaml", app_with("default", "attacked", &[attacked], "kubernetes.io/h2c"));
-    folder.write("honest.yaml", app("default", "honest", &[honest.address()]));
-    folder.write("a.yaml", Ingress::new("default", "a").host("attack.test").prefix("/", "attacked", 80));
-    folder.write("h.yaml", Ingress::new("default", "h").host("honest.test").prefix("/", "honest", 80));
-    let portunus = Portunus::serve_with(&folder, &["--workers", "1"]);
-    (folder, honest, portunus)
+/// In cleartext.
+fn over_http2(address: SocketAddr) -> String {
+    app_with("default", "attacked", &[address], "kubernetes.io/h2c")
 }
 
 #[test]
@@ -513,7 +496,7 @@ fn answers_that_nobody_reads_leave_others_their_share_of_an_endpoint_s_connectio
         // All that the stream's window allows.
         (0..4).for_each(|_| connection.data(stream, 0, &[b'x'; 16_000]));
     });
-    let (_folder, _honest, portunus) = beside(backend.address);
+    let (_folder, _honest, portunus) = beside(&over_http2(backend.address));
     under(&portunus, "99 streams to one HTTP/2 endpoint, and no window", || {
         let mut client = RawH2::open_with(portunus.http, &[(INITIAL_WINDOW_SIZE, 0)]);
         let watch = client.watch();
@@ -565,7 +548,7 @@ fn endpoints_that_flood() {
         let backend = RawH2Backend::new(move |connection, stream, _| {
             misdeed(connection, stream);
         });
-        let (_folder, _honest, portunus) = beside(backend.address);
+        let (_folder, _honest, portunus) = beside(&over_http2(backend.address));
         let requests = if name == "resets" { scale(200, 5000) } else { 3 };
         under(&portunus, &format!("an endpoint: {name}"), || {
             for _ in 0..requests {

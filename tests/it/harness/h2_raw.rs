@@ -25,6 +25,8 @@ pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
+/// What a client's connection begins with, a SETTINGS frame behind it (RFC 9113, 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// What every peer takes (RFC 9113, 4.2).
 const FRAME_BYTES_MAX: usize = 16_384;
@@ -59,18 +61,14 @@ impl RawH2 {
     /// Over TLS, by ALPN.
     #[track_caller]
     pub fn open_tls(address: SocketAddr, name: &str, settings: &[(u16, u32)]) -> Self {
-        Self::try_open_tls(address, name, settings).unwrap_or_else(|e| panic!("TLS with {name}: {e}"))
-    }
-
-    pub fn try_open_tls(address: SocketAddr, name: &str, settings: &[(u16, u32)]) -> std::io::Result<Self> {
-        let (connection, handshake) = Client::new().alpn(&["h2"]).try_connect(address, name)?;
+        let (connection, handshake) = Client::new().alpn(&["h2"]).connect(address, name);
         assert_eq!(handshake.alpn.as_deref(), Some("h2"));
-        Ok(Self::begin(Socket::secure(connection.wire.stream), settings))
+        Self::begin(Socket::secure(connection.wire.stream), settings)
     }
 
     fn begin(socket: Socket, settings: &[(u16, u32)]) -> Self {
         let mut this = Self { wire: Wire::new(socket) };
-        this.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        this.send(PREFACE);
         let payload = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
         this.frame(SETTINGS, 0, 0, &payload.collect::<Vec<u8>>());
         this
@@ -79,7 +77,7 @@ impl RawH2 {
     /// The server's side of a connection.
     fn accept(stream: TcpStream) -> Self {
         let mut this = Self { wire: Wire::new(Socket::Plain(stream)) };
-        let _ = this.wire.up_to(24);
+        let _ = this.wire.up_to(PREFACE.len());
         this.frame(SETTINGS, 0, 0, &[]);
         this
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "builders take what is at hand: a text, a number, a builder")]
 
 pub mod api_server;
+pub mod attacker;
 pub mod backend;
 pub mod certificates;
 pub mod command;

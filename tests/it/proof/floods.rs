@@ -7,15 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::scope;
 use std::time::Duration;
 
-use crate::floods::{PINNED_MAX, Target, WAYS, Way, attacked, get, stream};
+use crate::floods::{PINNED_MAX, WAYS, Way, beside, get, stream};
+use crate::harness::attacker::{Attacker, Mute, PIECE_BYTES};
 use crate::harness::fair::{self, Rounds};
 use crate::harness::h1::Connection;
 use crate::harness::h2_raw::{CONTINUATION, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame};
+use crate::harness::manifests::app;
 use crate::harness::tls::Client;
 use crate::harness::*;
 use crate::slow::{self, Slow};
 
 type Round = fn(usize) -> Vec<u8>;
+
+/// Cuts rapid resets so that many a request is there before its reset is: those are accepted, and sent to the endpoint.
+const RESET_PIECE_BYTES: usize = 90;
 
 const ATTACKS: [(&str, Round); 5] = [
     ("rapid reset", |number| {
@@ -35,52 +40,55 @@ fn honest_clients_are_served_while_attackers_come_back_again_and_again() {
     fair::apart(|| {
         for (name, round) in ATTACKS {
             for way in WAYS {
-                served_beside(&format!("{name}, {way:?}"), way, round);
+                served_beside(&format!("{name}, {way:?}"), way, round, PIECE_BYTES);
             }
+        }
+        let (name, resets) = ATTACKS[0];
+        for way in WAYS {
+            served_beside(&format!("{name} by pieces, {way:?}"), way, resets, RESET_PIECE_BYTES);
         }
     });
 }
 
-fn served_beside(name: &str, way: Way, round: Round) {
+fn served_beside(name: &str, way: Way, round: Round, piece_bytes: usize) {
     let (attackers, rounds, time) = (scale(2, 4), scale(1, 5), Duration::from_millis(scale(300, 2000)));
-    let target = Target::with(fair::behind_all(attacked));
-    let portunus = &target.portunus;
-    fair::gets_a_core(portunus);
-    let (mut waits, connections) = (Rounds::default(), AtomicUsize::new(0));
+    let mute = fair::behind_all(Mute::new);
+    let (_folder, _honest, portunus) = beside(&app("default", "attacked", &[mute.address]));
+    fair::gets_a_core(&portunus);
+    let attacker = attacker(&portunus, way, round).by_pieces(piece_bytes);
+    let (mut waits, cut_off) = (Rounds::default(), AtomicUsize::new(0));
     let (before, mut spent) = (portunus.memory("RssAnon:"), Duration::ZERO);
     for _ in 0..rounds {
-        let calm = fair::ask(portunus, time);
-        let (over, threads, begun) = (AtomicBool::new(false), portunus.threads(), connections.load(Ordering::SeqCst));
+        let calm = fair::ask(&portunus, time);
+        let (over, threads, begun) = (AtomicBool::new(false), portunus.threads(), cut_off.load(Ordering::SeqCst));
         let times = scope(|scope| {
             let _over = Over(&over);
             for _ in 0..attackers {
-                scope.spawn(|| come_back(portunus, way, round, &over, &connections));
+                scope.spawn(|| attacker.come_back(&over, &cut_off));
             }
-            eventually("the attackers", || (connections.load(Ordering::SeqCst) >= begun + attackers).then_some(()));
-            fair::ask(portunus, time)
+            eventually("attackers to be cut off", || {
+                (cut_off.load(Ordering::SeqCst) >= begun + attackers).then_some(())
+            });
+            fair::ask(&portunus, time)
         });
         spent += portunus.threads().since(&threads).others;
         waits.add(calm, times);
     }
     waits.report(&format!("{name} by {attackers} attackers"));
     println!(
-        "{name}: {} connections were cut off, {:.0} % of a processor, {:.1} MiB more than before",
-        connections.into_inner(),
+        "{name}: {} connections were cut off, {} requests reached the endpoint, {:.0} % of a processor, \
+         {:.1} MiB more than before",
+        cut_off.into_inner(),
+        mute.connections(),
         100.0 * spent.as_secs_f64() / (time * rounds).as_secs_f64(),
         super::mebibytes(portunus.memory("RssAnon:").saturating_sub(before))
     );
 }
 
-/// Attacks until it is over, on a new connection whenever one ends.
-fn come_back(portunus: &Portunus, way: Way, round: Round, over: &AtomicBool, connections: &AtomicUsize) {
-    fair::stand_behind_all();
-    while !over.load(Ordering::SeqCst) {
-        let Some(mut client) = way.try_open(portunus) else { continue };
-        let watch = client.watch();
-        connections.fetch_add(1, Ordering::SeqCst);
-        let on = |number: &usize| client.send(&round(*number)) && !watch.seen().closed;
-        let _ = (0..1_000_000).take_while(on).find(|_| over.load(Ordering::SeqCst));
-        client.close();
+fn attacker(portunus: &Portunus, way: Way, round: Round) -> Attacker {
+    match way {
+        Way::Cleartext => Attacker::in_cleartext(portunus.http, round),
+        Way::Tls => Attacker::over_tls(portunus.https, round),
     }
 }
 
@@ -164,13 +172,14 @@ fn beside_all(
     slow: &mut [Slow],
     time: Duration,
 ) -> (Vec<f64>, u64) {
-    let (over, attacks, beyond) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (over, cut_off, beyond) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let floods = portunus.metric("portunus_http2_floods_total", &[]);
+    let [(_, resets), _, (_, pings), ..] = ATTACKS;
+    let attackers = [attacker(portunus, Way::Cleartext, resets), attacker(portunus, Way::Tls, pings)];
     let result = scope(|scope| {
         let guard = Over(&over);
-        for (way, (_, round)) in WAYS.into_iter().zip([ATTACKS[0], ATTACKS[2]]) {
-            let (over, attacks) = (&over, &attacks);
-            scope.spawn(move || come_back(portunus, way, round, over, attacks));
+        for attacker in &attackers {
+            scope.spawn(|| attacker.come_back(&over, &cut_off));
         }
         scope.spawn(|| {
             fair::stand_behind_all();
@@ -180,15 +189,15 @@ fn beside_all(
         });
         let peak = scope.spawn(|| slow::drip(slow, portunus, &over));
         eventually("two attackers, and somebody beyond them", || {
-            (attacks.load(Ordering::SeqCst) >= 2 && beyond.load(Ordering::SeqCst) > 0).then_some(())
+            (cut_off.load(Ordering::SeqCst) >= 2 && beyond.load(Ordering::SeqCst) > 0).then_some(())
         });
         let times = fair::ask_on(client, time);
         drop(guard);
         (times, peak.join().expect("the slow ones"))
     });
     println!(
-        "all of it at once: {} connections of attackers, {} of them told to be calm, {} of others turned away",
-        attacks.into_inner(),
+        "all of it at once: {} connections of attackers were cut off, {} by the meter, {} of others turned away",
+        cut_off.into_inner(),
         portunus.metric("portunus_http2_floods_total", &[]) - floods,
         beyond.into_inner()
     );
