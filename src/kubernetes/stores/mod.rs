@@ -177,7 +177,7 @@ impl Stores {
         if let Some(taken) = self.taken {
             let all = async {
                 loop {
-                    self.next(resources).await
+                    self.next(resources).await;
                 }
             };
             let _: Result<(), _> = timeout_at(taken + PACE, all).await;

@@ -72,7 +72,9 @@ impl World {
     /// Each Ingress has a Service and an EndpointSlice of its own, or all name the third one.
     fn new(ingresses: usize, own: bool) -> Self {
         let [api, elsewhere] = [ApiServer::new(), ApiServer::new()];
-        ["Ingress", "EndpointSlice"].iter().for_each(|kind| elsewhere.watch(kind));
+        for kind in ["Ingress", "EndpointSlice"] {
+            elsewhere.watch(kind);
+        }
         let backends = ["a", "b", "third"].map(Backend::named);
         let class = json!({ "spec": { "controller": "portunus.dev/ingress-controller" } });
         api.put(object("networking.k8s.io/v1", "IngressClass", "portunus", &class));
