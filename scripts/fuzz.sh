@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
 # Runs each fuzz target of fuzz/ for so many seconds, as many at once as there are processors:
-#     scripts/fuzz.sh SECONDS [TARGET...]
+#     scripts/fuzz.sh [--asan] SECONDS [TARGET...]
 # It begins with the inputs in fuzz/corpus; what it finds on the way is in target/fuzz/corpus, and what breaks
 # something in target/fuzz/artifacts. `scripts/fuzz.sh keep [TARGET...]` replaces fuzz/corpus by the fewest inputs that
-# reach all that both reach. Any compiler does. `cargo +nightly fuzz run TARGET` is the same with AddressSanitizer, and
-# with hyper and rustls looked into as well; it builds everything anew.
+# reach all that both reach. Any compiler does, and it builds on what the tests are built on; with --asan, under
+# AddressSanitizer, everything in Rust is built anew once, beside it (C is not looked into). `cargo +nightly fuzz run
+# TARGET` is the same with coverage of hyper and rustls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+asan=
+[[ ${1-} != --asan ]] || { asan=1; shift; }
 seconds=${1:?how many seconds each}
 shift
 targets=("$@")
 ((${#targets[@]})) || mapfile -t targets < <(sed -n 's|^path = "fuzz_targets/\(.*\)\.rs"|\1|p' fuzz/Cargo.toml)
 
-# What the tests were built with is not built again; only what is looked into is.
 export RUSTC_WRAPPER=$PWD/fuzz/rustc.sh
-programs=${CARGO_TARGET_DIR:-$PWD/target}/debug out=$PWD/target/fuzz
-cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir "$(dirname "$programs")"
+build=${CARGO_TARGET_DIR:-$PWD/target} out=$PWD/target/fuzz host=$(rustc -vV | sed -n 's/^host: //p')
+programs=$build${asan:+/$host}/debug
+# With --target, flags are not for build scripts and macros, which run in the compiler.
+[[ -z $asan ]] || export RUSTFLAGS=-Zsanitizer=address
+cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir "$build" ${asan:+--target "$host"}
 
 # Options of libFuzzer's: no input takes ten seconds, none needs 2 GiB.
 program() {
