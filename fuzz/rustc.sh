@@ -3,6 +3,10 @@
 # so that what they are built on is what was built for the tests. The flags are cargo-fuzz's.
 rustc=$1
 shift
+# The one flag that a stable compiler hasn't got.
+case " $* " in
+*" -Zsanitizer=address "*) export RUSTC_BOOTSTRAP=1 ;;
+esac
 case " $* " in
 *" --crate-name portunus "* | *" --crate-name portunus_fuzz "* | *" fuzz_targets/"*)
     level=-Cllvm-args=-sanitizer-coverage

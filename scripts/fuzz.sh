@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
 # Runs each fuzz target of fuzz/ for so many seconds, as many at once as there are processors:
-#     scripts/fuzz.sh SECONDS [TARGET...]
+#     scripts/fuzz.sh [--asan] SECONDS [TARGET...]
 # It begins with the inputs in fuzz/corpus; what it finds on the way is in target/fuzz/corpus, and what breaks
-# something in target/fuzz/artifacts. `scripts/fuzz.sh keep [TARGET...]` replaces fuzz/corpus by the fewest inputs that
-# reach all that both reach. Any compiler does. `cargo +nightly fuzz run TARGET` is the same with AddressSanitizer, and
-# with hyper and rustls looked into as well; it builds everything anew.
+# something in target/fuzz/artifacts. `scripts/fuzz.sh keep [TARGET...]` adds to fuzz/corpus, of what was found, the
+# fewest inputs that reach what those there don't. Any compiler does, and it builds on what the tests are built on; with
+# --asan, under AddressSanitizer, everything in Rust is built anew once, beside it (C is not looked into). `cargo
+# +nightly fuzz run TARGET` is the same with coverage of hyper and rustls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+asan=
+[[ ${1-} != --asan ]] || { asan=1; shift; }
 seconds=${1:?how many seconds each}
 shift
 targets=("$@")
 ((${#targets[@]})) || mapfile -t targets < <(sed -n 's|^path = "fuzz_targets/\(.*\)\.rs"|\1|p' fuzz/Cargo.toml)
 
-# What the tests were built with is not built again; only what is looked into is.
 export RUSTC_WRAPPER=$PWD/fuzz/rustc.sh
-programs=${CARGO_TARGET_DIR:-$PWD/target}/debug out=$PWD/target/fuzz
-cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir "$(dirname "$programs")"
+build=${CARGO_TARGET_DIR:-$PWD/target} out=$PWD/target/fuzz host=$(rustc -vV | sed -n 's/^host: //p')
+programs=$build${asan:+/$host}/debug
+# With --target, flags are not for build scripts and macros, which run in the compiler.
+[[ -z $asan ]] || export RUSTFLAGS=-Zsanitizer=address
+cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir "$build" ${asan:+--target "$host"}
+
+mkdir -p "$out/artifacts"
 
 # Options of libFuzzer's: no input takes ten seconds, none needs 2 GiB.
 program() {
@@ -25,7 +32,7 @@ program() {
 # One target, with a line about how it went.
 run() {
     local target=$1 found=$out/corpus/$1 log=$out/$1.log
-    mkdir -p "$found" "fuzz/corpus/$target" "$out/artifacts"
+    mkdir -p "$found" "fuzz/corpus/$target"
     local dictionary=() words=fuzz/$target.dict
     [[ ! -f $words ]] || dictionary=(-dict="$words")
     if program "$target" -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 "${dictionary[@]}" \
@@ -39,12 +46,10 @@ run() {
 }
 
 keep() {
-    local target=$1 kept=fuzz/corpus/$1 fewest=$out/fewest/$1
-    rm -rf "$fewest"
-    mkdir -p "$fewest" "$out/corpus/$target"
-    program "$target" -merge=1 "$fewest" "$kept" "$out/corpus/$target" 2>&1 | tail -1
-    rm -rf "$kept"
-    mv "$fewest" "$kept"
+    local target=$1
+    mkdir -p "$out/corpus/$target"
+    # Counting how often each place is reached as well would keep ten times as much.
+    program "$target" -merge=1 -use_counters=0 "fuzz/corpus/$target" "$out/corpus/$target" 2>&1 | tail -1
 }
 
 if [[ $seconds == keep ]]; then

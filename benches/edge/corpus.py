@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Who forwards what: sends tests/corpus to Portunus, nginx, HAProxy, Envoy, Traefik and Caddy, set up as for the load bench
-(benches/load/peers.py), with a backend that keeps every byte, and writes the table of docs/security/requests.md.
+(benches/load/peers.py), with a backend that keeps every byte, a host whose pages have moved, and 404 for any other; writes
+the table of docs/security/requests.md.
 
 Each request is sent alone, with another behind it in the same write, over a connection of its own; the proxy's connections to
 the backend live on from one to the next. PORTUNUS_BENCH names the folder of benches/load/setup.sh, if it isn't target/bench.
 """
 import argparse
-import concurrent.futures
 import datetime
 import os
 import re
@@ -38,12 +38,11 @@ except ImportError:
     sys.exit("corpus.py needs PyYAML: python3 -m venv V && V/bin/pip install PyYAML, and run this by V/bin/python")
 
 NAMES = ("portunus", "nginx", "haproxy", "envoy", "traefik", "caddy")
-FILES = ("lengths", "chunks", "hosts", "targets", "fields", "hops")
+FILES = ("lengths", "chunks", "hosts", "targets", "fields", "hops", "ends")
 PLAIN = ("/app/behind", "/app/second")  # requests that stand in plain sight behind an entry
 BEHIND = b"GET /app/behind HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
 QUIET_SECONDS = 1.0    # without a byte: the client says that it is done
 PATIENCE_SECONDS = 5.0  # and then, before it is called hung
-AT_ONCE = 8
 
 
 # ---- the corpus ------------------------------------------------------------------------------------------------------
@@ -272,15 +271,22 @@ def as_required(message: dict, request: Request) -> bool:
     return not any(text.encode("latin-1") in value for text in message.get("never", []) for _, value in request.fields)
 
 
+def others(entry: dict) -> list:
+    return [*([entry["or"]] if "or" in entry else []), *entry.get("also", [])]
+
+
 def verdict(entry: dict, answered: list[int], ended: str, seen: list[Request], broken: list[bytes]) -> tuple[str, bool]:
     """What the table says, and whether the RFC allows it."""
-    wanted, also = entry.get("forwarded", []), entry.get("also", [])
+    wanted, also = entry.get("forwarded", []), others(entry)
     smuggled = [request for request in seen if request.target.startswith("/app/evil")]
     own = [request for request in seen if request.target not in PLAIN]
     behind = len(own) < len(seen)
-    refusals = [status for status in answered if status >= 400]
+    refusals = [status for status in answered if status >= 300]
     # Where the body's end is in doubt, nothing behind it can be trusted to be a request.
-    in_doubt = entry["topic"] in ("lengths", "chunks") or entry["rfc"].startswith(("9112 6", "9112 7"))
+    if entry["topic"] == "ends":
+        in_doubt = "forwarded" not in also
+    else:
+        in_doubt = entry["topic"] in ("lengths", "chunks") or entry["rfc"].startswith(("9112 6", "9112 7"))
     if smuggled or broken:
         return "**smuggled**" if smuggled else "**broken upstream**", False
     if malformed := [what for request in own for what in request.strict]:
@@ -308,7 +314,7 @@ def run(name: str, peer: peers.Peer, corpus: list[dict], certificate: Path, key:
     backend = Backend()
     folder = measure.WORK / name
     folder.mkdir(parents=True, exist_ok=True)
-    place = peers.Place(name, folder, Ports.take(), Ports.take(), Ports.take(), certificate, key, backend=backend.port)
+    place = peers.Place(name, folder, Ports.take(), Ports.take(), Ports.take(), certificate, key, backend=backend.port, moved="moved.test")
     process = Process(name, "0,1", peer.configure(place), peer.env)
     results = []
     try:
@@ -343,10 +349,11 @@ def required(entry: dict) -> str:
     else:
         text = "forward" + (f" {len(entry['forwarded'])}" if len(entry["forwarded"]) > 1 else "")
         text += f", then {entry['then']}" if entry.get("then") else ", then close" if entry.get("ends") else ""
-    return text + (f" (or {', '.join(map(str, entry['also']))})" if entry.get("also") else "")
+    return text + (f" (or {', '.join(map(str, others(entry)))})" if others(entry) else "")
 
 
-TITLES = {"lengths": "Lengths of bodies", "chunks": "Chunks and trailers", "hosts": "Hosts", "targets": "Request lines", "fields": "Fields", "hops": "Connections, forwarding, what follows"}
+TITLES = {"lengths": "Lengths of bodies", "chunks": "Chunks and trailers", "hosts": "Hosts", "targets": "Request lines", "fields": "Fields", "hops": "Connections, forwarding, what follows",
+          "ends": "Behind an answer of the proxy's own"}
 
 
 def table(corpus: list[dict], results: dict[str, list], versions: dict[str, str]) -> str:
@@ -357,7 +364,7 @@ def table(corpus: list[dict], results: dict[str, list], versions: dict[str, str]
         f"Written by `benches/edge/corpus.py` on {datetime.date.today()}: every request of [tests/corpus](../../tests/corpus/README.md), sent over cleartext HTTP/1.1 to "
         + ", ".join(f"{name} {versions[name]}" for name in names)
         + ", each set up as in `benches/load/peers.py` (for speed, with its own defaults for what it takes; several have stricter settings), with a backend that keeps what it gets. A second request follows each in the same write.",
-        "", "Cells: the status of a refusal; `closed`, `reset` or `hung` without one; `as required`, and `forwarded otherwise` if the backend got it in another form than Portunus sends (as an absolute target left as it is, a field that Portunus drops, a path that isn't normalised). ✗ marks what neither the corpus nor, by its reading of the RFC, an alternative allows, among which are all that the RFC only advises against, and any status for what may be refused; **malformed upstream** is what a strict backend refuses, **broken upstream** what no backend can read, **smuggled** a request that the client had hidden in another.",
+        "", "Cells: the status of a refusal, or of another answer of the proxy's own; `closed`, `reset` or `hung` without one; `as required`, and `forwarded otherwise` if the backend got it in another form than Portunus sends (as an absolute target left as it is, a field that Portunus drops, a path that isn't normalised); `then went on` where what stands behind was forwarded too, though Portunus leaves it. ✗ marks what neither the corpus nor, by its reading of the RFC, an alternative allows, among which are all that the RFC only advises against, and any status for what may be refused; **malformed upstream** is what a strict backend refuses, **broken upstream** what no backend can read, **smuggled** a request that the client had hidden in another.",
         "", "| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names),
     ]
     count = lambda name, test: sum(1 for result in results[name] if test(result))  # noqa: E731

@@ -32,6 +32,7 @@ class Place:
     backend: int = 0
     kind: str = "nginx"  # of the backend; `h2c` speaks HTTP/2 without TLS, and gRPC only
     workers: int = 1     # where `Peer.scales`
+    moved: str = ""      # a host whose requests are all answered 308
     held: bool = False   # ten thousand connections are to be held: room for them, where that has to be said
 
 
@@ -61,6 +62,7 @@ FILTERS = {
     "custom-headers": "fields", "affinity": "cookie",
 }
 FIELDS = {"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+MOVED = f"http://{HOST}/moved"
 # The other proxies neither send http to https nor Strict-Transport-Security.
 PLAIN = {"PORTUNUS_SSL_REDIRECT": "false", "PORTUNUS_HSTS": "false"}
 
@@ -91,6 +93,8 @@ def portunus(binary: str, access_log: bool = False, filters: bool = False) -> Ca
             {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"namespace": "bench", "name": "bench-tls"},
              "data": {"tls.crt": base64.b64encode(p.certificate.read_bytes()).decode(), "tls.key": base64.b64encode(p.key.read_bytes()).decode()}},
         ]
+        if p.moved:
+            objects.append(ingress("moved", [(p.moved, "/")], [], {"permanent-redirect": MOVED, "permanent-redirect-code": "308"}))
         # A hundred rules an Ingress, as a busy cluster may have; one object with 100,000 would not fit into etcd. Nor would all
         # of them fit into one file that Portunus reads.
         more = [ingress(f"extra-{i}", extra[i:i + 100], []) for i in range(0, len(extra), 100)]
@@ -107,6 +111,7 @@ def nginx(p: Place) -> list:
     # grpc_pass speaks HTTP/2 to the backend, proxy_pass can't; each has directives of its own.
     kind, to = ("grpc", "grpc_pass grpc://app;") if p.kind == "h2c" else (
         "proxy", "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade;")
+    moved = f"server {{ listen 127.0.0.1:{p.http}; server_name {p.moved}; return 308 {MOVED}; }}" if p.moved else ""
     (p.folder / "nginx.conf").write_text(f"""
 daemon off; {USER} pid {p.folder}/pid; error_log {WORK}/{p.name}.log error; worker_processes {p.workers};
 events {{ worker_connections {12000 if p.held else 4096}; multi_accept on; }}
@@ -122,6 +127,7 @@ http {{
   upstream app {{ server 127.0.0.1:{p.backend}; keepalive 256; keepalive_requests {KEPT}; keepalive_timeout 60s; }}
   server {{ listen 127.0.0.1:{p.metrics}; location = /metrics {{ stub_status; }} }}
   server {{ listen 127.0.0.1:{p.http} default_server backlog=4096; listen 127.0.0.1:{p.https} default_server ssl http2 backlog=4096; return 404; }}
+  {moved}
   server {{
     listen 127.0.0.1:{p.http}; listen 127.0.0.1:{p.https} ssl http2; server_name {HOST};
     location / {{ return 404; }}
@@ -140,6 +146,7 @@ def haproxy(p: Place, option: str = "") -> list:
     pem = p.folder / "bench.pem"
     pem.write_bytes(p.certificate.read_bytes() + p.key.read_bytes())
     pem.chmod(0o600)
+    moved = f"http-request redirect location {MOVED} code 308 if {{ req.hdr(host),host_only -m str -i {p.moved} }}" if p.moved else ""
     (p.folder / "haproxy.cfg").write_text(f"""
 global
   nbthread {p.workers}
@@ -164,6 +171,7 @@ frontend metrics
 frontend edge
   bind 127.0.0.1:{p.http} backlog 4096
   bind 127.0.0.1:{p.https} backlog 4096 ssl crt {pem} alpn h2,http/1.1
+  {moved}
   http-request set-header X-Forwarded-For %[src]
   http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
   http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
@@ -198,7 +206,7 @@ def envoy(p: Place) -> list:
                 "routes": [{"match": {"path_separated_prefix": "/app"}, "route": {"cluster": "app", "timeout": "60s"}}],
                 "request_headers_to_add": [
                     {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for key, value in (
-                        ("X-Forwarded-Host", "%REQ(:AUTHORITY)%"), ("X-Real-IP", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"))]}]}}
+                        ("X-Forwarded-Host", "%REQ(:AUTHORITY)%"), ("X-Real-IP", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"))]}, *moved]}}
         chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         if tls:
             chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": {
@@ -210,6 +218,8 @@ def envoy(p: Place) -> list:
     def address(port: int) -> dict:
         return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
+    moved = [{"name": "moved", "domains": [p.moved], "routes": [
+        {"match": {"prefix": "/"}, "redirect": {"host_redirect": HOST, "path_redirect": "/moved", "response_code": "PERMANENT_REDIRECT"}}]}] if p.moved else []
     many = {"max_connections": 8192, "max_pending_requests": 8192, "max_requests": 8192}
     (p.folder / "envoy.json").write_text(json.dumps({
         "admin": {"address": address(p.metrics)},
@@ -224,12 +234,14 @@ def envoy(p: Place) -> list:
 
 def traefik(p: Place) -> list:
     scheme = "h2c" if p.kind == "h2c" else "http"
+    moved = {"rule": f"Host(`{p.moved}`)", "service": "noop@internal", "entryPoints": ["http"], "middlewares": ["moved"]}
     (p.folder / "dynamic.json").write_text(json.dumps({
         "http": {
             "routers": {name: {"rule": f"Host(`{HOST}`) && PathPrefix(`/app/`)", "service": "app", "entryPoints": [name], "middlewares": ["id"],
-                               **({"tls": {}} if name == "https" else {})} for name in ("http", "https")},
+                               **({"tls": {}} if name == "https" else {})} for name in ("http", "https")} | ({"moved": moved} if p.moved else {}),
             # Traefik can't make request ids; a constant header is the nearest, and the cheaper, work.
-            "middlewares": {"id": {"headers": {"customRequestHeaders": {"X-Request-ID": "00000000-0000-4000-8000-000000000000"}}}},
+            "middlewares": {"id": {"headers": {"customRequestHeaders": {"X-Request-ID": "00000000-0000-4000-8000-000000000000"}}},
+                            **({"moved": {"redirectRegex": {"regex": ".*", "replacement": MOVED, "permanent": True}}} if p.moved else {})},
             "services": {"app": {"loadBalancer": {"servers": [{"url": f"{scheme}://127.0.0.1:{p.backend}"}], "passHostHeader": True, "serversTransport": "app"}}},
             "serversTransports": {"app": {"maxIdleConnsPerHost": 256}}},
         "tls": {"stores": {"default": {"defaultCertificate": {"certFile": str(p.certificate), "keyFile": str(p.key)}}}}}, indent=1))
@@ -261,6 +273,7 @@ def caddy(p: Place) -> list:
   }}"""
     def filled(port: int, tls: str) -> str:
         return site.replace("{port}", str(port)).replace("{tls}", tls)
+    moved = f"http://{p.moved}:{p.http} {{\n    bind 127.0.0.1\n    redir {MOVED} 308\n  }}" if p.moved else ""
     (p.folder / "Caddyfile").write_text(f"""{{
     admin off
     auto_https off
@@ -275,6 +288,7 @@ def caddy(p: Place) -> list:
   }}
   http://{HOST}:{p.http} {filled(p.http, "")}
   https://{HOST}:{p.https} {filled(p.https, f"tls {p.certificate} {p.key}")}
+  {moved}
   http://:{p.http} {{
     bind 127.0.0.1
     respond 404
