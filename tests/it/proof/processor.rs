@@ -268,13 +268,7 @@ impl Round {
     }
 }
 
-fn round(
-    portunus: &Portunus,
-    bytes: usize,
-    [few, some]: [usize; 2],
-    time: Duration,
-    others: Option<CpuSet>,
-) -> Round {
+fn round(portunus: &Portunus, bytes: usize, [few, some]: [usize; 2], time: Duration, others: Option<CpuSet>) -> Round {
     let few = ask(portunus, few, Duration::ZERO, time, others);
     let pace = Duration::from_secs_f64(some as f64 / few.rate());
     let calm = [some * 4 / 5, some, some * 6 / 5].map(|some| ask(portunus, some, pace, time, others));
