@@ -1,6 +1,7 @@
 //! Watches. Each kind of object is listed and then followed; every object becomes a small value of our own at
 //! once and is dropped. What a watch missed while it was away is found when it lists again.
 
+mod failures;
 mod named;
 mod statuses;
 
@@ -18,13 +19,13 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::failures::{Pause, is_refused, is_unsupported, sentence};
 use self::named::{Follows, Named};
 pub use self::statuses::Statuses;
 use super::client::{WATCH_SECONDS, counting};
@@ -42,9 +43,6 @@ const QUIET_MAX: Duration = Duration::from_millis(20);
 /// Least time from one to the next, so that many changes that follow each other are taken up together: each table costs
 /// something of its own, and so do the workers' caches. Longer, and what is done at once is what requests wait for.
 const PACE: Duration = Duration::from_millis(20);
-/// Pause after a watch has failed: twice as long each time, within these, and half of it by chance.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Only Secrets of this type are read without somebody's naming them.
 const TLS: &str = "type=kubernetes.io/tls";
 
@@ -432,24 +430,6 @@ fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
 }
 
-/// Whether the server refuses to stream a list (before Kubernetes 1.34, or by its feature gate).
-fn is_unsupported<K>(event: &Result<Event<K>, watcher::Error>) -> bool {
-    let Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) = event else { return false };
-    matches!(status.code, 400 | 422)
-}
-
-/// Whether the server forbids it: to ask again soon is of no use.
-fn is_refused(error: &watcher::Error) -> bool {
-    let inner = match error {
-        watcher::Error::InitialListFailed(inner)
-        | watcher::Error::WatchStartFailed(inner)
-        | watcher::Error::WatchFailed(inner) => inner,
-        watcher::Error::WatchError(status) => return status.code == 403,
-        watcher::Error::NoResourceVersion => return false,
-    };
-    matches!(inner, kube::Error::Api(status) if status.code == 403)
-}
-
 fn secret(secret: Secret) -> Object {
     Object::from_secret(secret, unix_seconds())
 }
@@ -461,54 +441,4 @@ fn item<K: Watched>(object: K, convert: fn(K) -> Object) -> Item {
 
 fn name<K: ResourceExt>(object: &K) -> ObjectName {
     ObjectName::new(&object.namespace().unwrap_or_default(), &object.name_any())
-}
-
-/// The error with its causes, once each.
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// How long to wait after each failure in a row.
-#[derive(Debug, Default)]
-struct Pause(u32);
-
-impl Iterator for Pause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let most = PAUSE_MIN.saturating_mul(1 << self.0.min(10)).min(PAUSE_MAX);
-        self.0 = self.0.saturating_add(1);
-        Some(most.mul_f64(fastrand::f64().midpoint(1.0)))
-    }
-}
-
-impl Backoff for Pause {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_are_bounded_and_begin_anew() {
-        let mut pause = Pause::default();
-        let pauses: Vec<Duration> = pause.by_ref().take(100).collect();
-        assert!(pauses[0] <= PAUSE_MIN && pauses[0] >= PAUSE_MIN / 2);
-        assert!(pauses.iter().all(|pause| *pause <= PAUSE_MAX));
-        assert!(pauses[50..].iter().all(|pause| *pause >= PAUSE_MAX / 2));
-        pause.reset();
-        assert!(pause.next().is_some_and(|pause| pause <= PAUSE_MIN));
-    }
 }
