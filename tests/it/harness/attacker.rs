@@ -24,7 +24,7 @@ use super::fair;
 use super::h2_raw::{PREFACE, SETTINGS, frame};
 use super::tls::Client;
 
-/// What is written, or read, by one system call at the most: ten microseconds or so of the kernel's.
+/// What is written, or read, by one system call at the most, so that it is soon over.
 pub const PIECE_BYTES: usize = 16 << 10;
 /// What a connection sends at the most: several times as much as any of them is cut off after.
 const SCRIPT_BYTES: usize = 1 << 20;

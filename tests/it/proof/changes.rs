@@ -98,9 +98,14 @@ impl World {
         Portunus::serve_with_flags(&["--kubeconfig", &self.api.kubeconfig()], &flags)
     }
 
+    /// Which Ingress a change is about: all over the cluster.
+    fn index(&self, number: usize) -> usize {
+        number * 7919 % self.all.len()
+    }
+
     /// The next change where Portunus doesn't see it.
     fn change_elsewhere(&self, number: usize) {
-        let index = number * 7919 % self.all.len();
+        let index = self.index(number);
         self.elsewhere.put(if number.is_multiple_of(2) {
             slice(&app(index), &self.backends[0])
         } else {
@@ -108,9 +113,9 @@ impl World {
         });
     }
 
-    /// Endpoints that move and Ingresses that name another Service, in turn, all over the cluster.
+    /// Endpoints that move and Ingresses that name another Service, in turn.
     fn change(&mut self) {
-        let index = self.changes * 7919 % self.all.len();
+        let index = self.index(self.changes);
         let (backend, third) = &mut self.all[index];
         if self.changes.is_multiple_of(2) {
             *backend = 1 - *backend;
@@ -221,7 +226,7 @@ fn changes_cost_what_is_changed() {
     // Each is seen in the end, several by one table.
     let mut client = Connection::open(portunus.http);
     for number in 0..world.changes.min(500) {
-        let index = number * 7919 % ingresses;
+        let index = world.index(number);
         let expected = world.expected(index);
         eventually(&host(index), || (client.get(&host(index), "/").text() == expected).then_some(()));
     }
